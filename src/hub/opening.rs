@@ -1,0 +1,337 @@
+//! How a subscription begins: join its topics, judge its cursor, place its start.
+//!
+//! The verdict is made before the first byte is sent, because the response head states it.
+
+use std::{future::poll_fn, sync::Arc, task::Poll};
+
+use super::{
+    Hub, Shared,
+    shelf::{HubPage, Shelved},
+    subscriber::{Followed, Subscriber},
+};
+use crate::{
+    event::{EventId, Topic},
+    log::{Gap, GapReason, Replay, Start},
+    store::{Position, StoreError},
+};
+
+/// What a new subscriber is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Opening {
+    /// Whether the resume is complete.
+    pub replay: Replay,
+    /// The cursor from which the stream goes on.
+    pub cursor: EventId,
+    /// The greatest end, if every topic of the subscription is finished.
+    pub ended: Option<EventId>,
+}
+
+/// Why a subscription could not begin.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SubscribeError {
+    /// This replica follows as many topics as it may.
+    #[error("this replica follows {0} topics, which is its limit")]
+    TooManyTopics(usize),
+    /// The store could not be asked, and what is in memory proves nothing about this start.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Where to begin, and what that means for the client.
+struct Plan {
+    replay: Replay,
+    cursor: EventId,
+    /// Whether what lies before the first entry of each topic is of no concern (asked for, or told already).
+    begins_anywhere: bool,
+    /// Whether the client is told when it has caught up.
+    tells_live: bool,
+}
+
+impl Plan {
+    fn now(cursor: EventId) -> Self {
+        Self {
+            replay: Replay::None,
+            cursor,
+            begins_anywhere: false,
+            tells_live: false,
+        }
+    }
+
+    fn asked(cursor: EventId) -> Self {
+        Self {
+            replay: Replay::None,
+            cursor,
+            begins_anywhere: true,
+            tells_live: true,
+        }
+    }
+}
+
+impl Hub {
+    /// Follows `topics` from `start`.
+    ///
+    /// # Errors
+    /// See [`SubscribeError`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves nothing behind.
+    pub async fn subscribe(
+        &self,
+        topics: &[Topic],
+        start: Start,
+    ) -> Result<(Subscriber, Opening), SubscribeError> {
+        let shared = &self.shared;
+        let followed = shared.follow(topics)?;
+        let mut subscriber = Subscriber::new(shared.clone(), followed);
+        let joined = tokio::time::timeout(shared.config.join_timeout, subscriber.joined()).await;
+        joined.map_err(|_| StoreError::Unavailable("it did not answer in time".into()))?;
+        let plan = plan(shared, &mut subscriber, topics, start).await?;
+        subscriber.begin(plan.cursor, plan.begins_anywhere, plan.tells_live);
+        let ended = subscriber.ended();
+        Ok((
+            subscriber,
+            Opening {
+                replay: plan.replay,
+                cursor: plan.cursor,
+                ended,
+            },
+        ))
+    }
+}
+
+impl Shared {
+    fn follow(&self, topics: &[Topic]) -> Result<Vec<Followed>, SubscribeError> {
+        let mut new = Vec::new();
+        let mut followed = Vec::with_capacity(topics.len());
+        let mut full = false;
+        for topic in topics {
+            match self.registry.follow(topic, self.config.topics) {
+                Ok((log, is_new)) => {
+                    followed.push(Followed::new(log));
+                    if is_new {
+                        new.push(topic.clone());
+                    }
+                }
+                Err(_) => full = true,
+            }
+        }
+        // Also when this subscription is refused: another one may have found the new ones meanwhile and wait for them.
+        if !new.is_empty() {
+            self.store.join(new, self.frontier().id);
+        }
+        if full {
+            Err(SubscribeError::TooManyTopics(self.config.topics))
+        } else {
+            Ok(followed)
+        }
+    }
+}
+
+async fn plan(
+    shared: &Arc<Shared>,
+    subscriber: &mut Subscriber,
+    topics: &[Topic],
+    start: Start,
+) -> Result<Plan, SubscribeError> {
+    Ok(match start {
+        Start::Now | Start::Last(0) => Plan::now(now(shared).await),
+        Start::Unreadable => unknown(shared, topics).await,
+        Start::After(cursor) => after(shared, subscriber, topics, cursor.id()).await?,
+        Start::Earliest => Plan {
+            cursor: EventId::ZERO,
+            ..Plan::asked(EventId::ZERO)
+        },
+        Start::Since(ms) => since(shared, topics, ms, &fresh(shared).await?).await?,
+        Start::Age(age_ms) => {
+            let position = fresh(shared).await?;
+            since(
+                shared,
+                topics,
+                position.now_ms.saturating_sub(age_ms),
+                &position,
+            )
+            .await?
+        }
+        Start::Last(count) => {
+            let position = fresh(shared).await?;
+            let mut newest = Vec::new();
+            for topic in topics {
+                newest.extend(shared.store.newest(topic, count).await?);
+            }
+            newest.sort_unstable_by(|a, b| b.cmp(a));
+            match newest.get(count - 1).or(newest.last()) {
+                Some(first) => Plan::asked(first.previous().max(position.born)),
+                None => Plan::asked(shared.frontier().id),
+            }
+        }
+    })
+}
+
+/// A position of now, which the frontier has reached.
+async fn fresh(shared: &Shared) -> Result<Position, StoreError> {
+    let position = shared.store.position(&[]).await?;
+    shared.reach(position.last).await?;
+    Ok(position)
+}
+
+/// The place after everything that was stored before this moment; while the store is away, after everything that is known.
+async fn now(shared: &Shared) -> EventId {
+    let _ = fresh(shared).await;
+    shared.frontier().id
+}
+
+async fn unknown(shared: &Shared, topics: &[Topic]) -> Plan {
+    let gap = Gap {
+        reason: GapReason::Unknown,
+        topics: topics.to_vec(),
+        missed_at_least: None,
+    };
+    Plan {
+        replay: Replay::Gap(gap),
+        tells_live: true,
+        ..Plan::now(now(shared).await)
+    }
+}
+
+async fn after(
+    shared: &Arc<Shared>,
+    subscriber: &mut Subscriber,
+    topics: &[Topic],
+    cursor: EventId,
+) -> Result<Plan, SubscribeError> {
+    if cursor > shared.frontier().id {
+        // Replicas lag: whether a cursor lies in the future is for the store to say.
+        if cursor > shared.store.position(&[]).await?.last {
+            return Ok(unknown(shared, topics).await);
+        }
+        shared.reach(cursor).await?;
+    }
+    let plan = Plan {
+        replay: Replay::Complete,
+        begins_anywhere: false,
+        ..Plan::asked(cursor)
+    };
+    let born = shared.frontier().born;
+    if cursor < born {
+        let gap = Gap {
+            reason: GapReason::Reset,
+            topics: topics.to_vec(),
+            missed_at_least: None,
+        };
+        return Ok(Plan {
+            replay: Replay::Gap(gap),
+            cursor: born,
+            begins_anywhere: true,
+            ..plan
+        });
+    }
+    let mut missing = Vec::new();
+    for (at, topic) in topics.iter().enumerate() {
+        if let Some(reason) = subscriber.missing(at, cursor).await? {
+            missing.push((reason, topic.clone()));
+        }
+    }
+    let Some(reason) = missing.iter().map(|(reason, _)| *reason).max() else {
+        return Ok(plan);
+    };
+    let missed_at_least = Some(missing.len() as u64);
+    let gap = Gap {
+        reason,
+        topics: missing.into_iter().map(|(_, topic)| topic).collect(),
+        missed_at_least,
+    };
+    Ok(Plan {
+        replay: Replay::Gap(gap),
+        begins_anywhere: true,
+        ..plan
+    })
+}
+
+async fn since(
+    shared: &Shared,
+    topics: &[Topic],
+    ms: u64,
+    position: &Position,
+) -> Result<Plan, SubscribeError> {
+    if ms > position.now_ms {
+        return Ok(Plan::now(shared.frontier().id));
+    }
+    let before = EventId::new(ms, 0).previous();
+    let mut first: Option<EventId> = None;
+    for topic in topics {
+        let page = shared.store.read(topic, before, 1).await?;
+        first = page
+            .events
+            .first()
+            .map(|event| event.id)
+            .into_iter()
+            .chain(first)
+            .min();
+    }
+    Ok(Plan::asked(first.map_or(shared.frontier().id, |first| {
+        first.previous().max(position.born)
+    })))
+}
+
+impl Subscriber {
+    /// Waits until every topic is joined.
+    async fn joined(&mut self) {
+        poll_fn(|cx| {
+            self.register(cx.waker());
+            if self.topics().iter().all(|followed| followed.log.joined()) {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
+        })
+        .await;
+    }
+
+    /// Why entries of the topic at `at` after `cursor` are missing, if they are.
+    async fn missing(
+        &mut self,
+        at: usize,
+        cursor: EventId,
+    ) -> Result<Option<GapReason>, StoreError> {
+        {
+            let state = self.topics()[at].log.read();
+            let lost = state
+                .lost
+                .iter()
+                .any(|range| range.after <= cursor && cursor < range.through);
+            if lost {
+                return Ok(Some(GapReason::Lost));
+            }
+            if state
+                .tail
+                .as_ref()
+                .is_some_and(|tail| cursor >= tail.floor())
+            {
+                return Ok(None);
+            }
+        }
+        let page =
+            tokio::time::timeout(self.shared().config.join_timeout, self.fetch(at, cursor)).await;
+        match page {
+            Ok(page) => Ok(page?.proof.missing(cursor)),
+            Err(_) => Err(StoreError::Unavailable("it did not answer in time".into())),
+        }
+    }
+
+    async fn fetch(&mut self, at: usize, cursor: EventId) -> Result<Arc<HubPage>, StoreError> {
+        poll_fn(|cx| {
+            let followed = &self.topics()[at];
+            match self
+                .shared()
+                .page(&followed.log, cursor, followed.slot(), cx.waker())
+            {
+                Shelved::Page(page) => Poll::Ready(Ok(page)),
+                Shelved::Wait => match followed.log.shelf.lock().failure() {
+                    Some(error) => Poll::Ready(Err(error)),
+                    None => Poll::Pending,
+                },
+            }
+        })
+        .await
+    }
+}

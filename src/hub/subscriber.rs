@@ -1,0 +1,408 @@
+//! One open connection: a cursor over its topics.
+//!
+//! [`Subscriber::poll_read`] looks from the cursor to the frontier and says what comes next; [`Subscriber::advance`] moves
+//! the cursor over what was really written. In between nothing is kept, so a connection that cannot be written to holds
+//! no events, and what is published meanwhile leaves in one go.
+
+use std::{
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
+
+use super::{Shared, shelf::Shelved, topic_log::TopicLog};
+use crate::{
+    event::{EventId, Frame, Topic},
+    log::{Gap, GapReason, Merge},
+};
+
+/// How much is read in one go.
+#[derive(Clone, Copy, Debug)]
+pub struct Budget {
+    /// Frames.
+    pub frames: usize,
+    /// Bytes on the wire; a single larger frame passes.
+    pub bytes: usize,
+}
+
+/// What comes next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Read {
+    /// Events, in the frames that were handed over: [`Subscriber::advance`] moves over them.
+    Events,
+    /// Events are missing here.
+    Gap(Gap),
+    /// The stream has caught up with the frontier, which is now its cursor.
+    Live,
+    /// A topic has ended. Its id moves the cursor unless the cursor was past it before.
+    End {
+        /// Which.
+        topic: Topic,
+        /// The id of its end.
+        id: EventId,
+        /// Whether the id may be written: it does not lead the cursor back.
+        moves: bool,
+    },
+    /// Every topic has ended: nothing will come.
+    Over,
+}
+
+/// One topic of a subscription.
+pub(super) struct Followed {
+    pub(super) log: Arc<TopicLog>,
+    slot: Option<usize>,
+    /// Nothing of this topic is left to say up to here, though the common cursor may be behind it.
+    passed: EventId,
+    /// The first entry that is found is the beginning, whatever came before it.
+    begins_anywhere: bool,
+    end_told: bool,
+    lost_told: u32,
+}
+
+impl Followed {
+    pub(super) fn new(log: Arc<TopicLog>) -> Self {
+        Self {
+            log,
+            slot: None,
+            passed: EventId::ZERO,
+            begins_anywhere: false,
+            end_told: false,
+            lost_told: 0,
+        }
+    }
+
+    /// Where its waker stands.
+    pub(super) fn slot(&self) -> usize {
+        self.slot.unwrap_or(usize::MAX)
+    }
+
+    /// Looks at this topic, the one at `at` of the subscription, from `cursor` on.
+    fn look(
+        &mut self,
+        at: usize,
+        cursor: EventId,
+        shared: &Arc<Shared>,
+        cx: &Context<'_>,
+        merge: &mut Merge<Barrier>,
+        frames: &mut Vec<Arc<Frame>>,
+        budget: Budget,
+    ) -> Look {
+        loop {
+            let state = self.log.read();
+            let Some(tail) = &state.tail else {
+                return Look::Wait;
+            };
+            if self.lost_told != state.lost_count {
+                let fresh = usize::try_from(state.lost_count.wrapping_sub(self.lost_told))
+                    .unwrap_or(usize::MAX)
+                    .min(state.lost.len());
+                self.lost_told = state.lost_count;
+                if state.lost[state.lost.len() - fresh..]
+                    .iter()
+                    .any(|range| range.after < cursor)
+                {
+                    return Look::Say(Read::Gap(self.gap(GapReason::Lost)));
+                }
+            }
+            if let Some(end) = tail.end().filter(|_| !self.end_told) {
+                merge.barrier(end, Barrier::End { at });
+            }
+            let from = cursor.max(self.passed);
+            if let Some(after) = tail.after(from) {
+                self.begins_anywhere = false;
+                // A tail has no hole from its floor on, so there is nothing to check in it.
+                take(merge, frames, after, budget);
+                return Look::Done;
+            }
+            drop(state);
+            let Shelved::Page(page) = shared.page(&self.log, from, self.slot(), cx.waker()) else {
+                return Look::Wait;
+            };
+            let begins_anywhere = std::mem::take(&mut self.begins_anywhere);
+            let rest = &page.frames[page.frames.partition_point(|frame| frame.id() <= from)..];
+            let Some(first) = rest.first() else {
+                // The store has nothing left of what the tail no longer holds; from its floor on the tail knows again.
+                self.passed = page.floor;
+                if !begins_anywhere && page.proof.missing(from).is_some() {
+                    return Look::Say(Read::Gap(self.gap(GapReason::Retention)));
+                }
+                continue;
+            };
+            if begins_anywhere {
+                self.passed = first.previous();
+            } else if first.previous() > from {
+                merge.barrier(
+                    first.id(),
+                    Barrier::Gap {
+                        at,
+                        through: first.previous(),
+                    },
+                );
+                return Look::Done;
+            }
+            let holed = rest
+                .windows(2)
+                .position(|pair| pair[1].previous() != pair[0].id());
+            let whole = &rest[..holed.map_or(rest.len(), |hole| hole + 1)];
+            if !take(merge, frames, whole.iter(), budget) {
+                // What follows is on another page, or in the tail.
+                merge.run(whole.last().map(|frame| frame.id()));
+            }
+            return Look::Done;
+        }
+    }
+
+    fn gap(&self, reason: GapReason) -> Gap {
+        Gap {
+            reason,
+            topics: vec![self.log.topic.clone()],
+            missed_at_least: Some(1),
+        }
+    }
+}
+
+/// A cursor over the logs of its topics.
+pub struct Subscriber {
+    shared: Arc<Shared>,
+    topics: Box<[Followed]>,
+    cursor: EventId,
+    /// Everything up to here has been read, though the cursor that was written may be older.
+    clear_to: EventId,
+    epoch: u32,
+    live: bool,
+}
+
+/// What stands between events.
+enum Barrier {
+    Gap { at: usize, through: EventId },
+    End { at: usize },
+}
+
+/// What a look at one topic found.
+enum Look {
+    Done,
+    /// A page has to be read first: nothing may leave.
+    Wait,
+    /// Something has to be said at once.
+    Say(Read),
+}
+
+impl Subscriber {
+    pub(super) fn new(shared: Arc<Shared>, topics: Vec<Followed>) -> Self {
+        let epoch = shared.frontier().epoch;
+        Self {
+            shared,
+            topics: topics.into(),
+            cursor: EventId::ZERO,
+            clear_to: EventId::ZERO,
+            epoch,
+            live: false,
+        }
+    }
+
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    pub(super) fn topics(&self) -> &[Followed] {
+        &self.topics
+    }
+
+    pub(super) fn begin(&mut self, cursor: EventId, begins_anywhere: bool, tells_live: bool) {
+        self.cursor = cursor;
+        self.live = !tells_live;
+        for followed in &mut self.topics {
+            followed.begins_anywhere = begins_anywhere;
+            // What was lost before is part of the verdict, not of the stream.
+            followed.lost_told = followed.log.read().lost_count;
+        }
+    }
+
+    /// Everything up to here has been written.
+    pub fn cursor(&self) -> EventId {
+        self.cursor
+    }
+
+    /// How many topics it follows.
+    pub fn topic_count(&self) -> usize {
+        self.topics.len()
+    }
+
+    /// The greatest end, if every topic is finished.
+    pub(super) fn ended(&self) -> Option<EventId> {
+        let ends = self.topics.iter().map(|followed| {
+            followed
+                .log
+                .read()
+                .tail
+                .as_ref()
+                .and_then(crate::log::Tail::end)
+        });
+        ends.collect::<Option<Vec<_>>>()?.into_iter().max()
+    }
+
+    pub(super) fn register(&mut self, waker: &Waker) {
+        for followed in &mut self.topics {
+            followed.slot = Some(followed.log.register(followed.slot, waker));
+        }
+    }
+
+    /// Moves the waker to another task. The first [`Self::poll_read`] on that task calls it.
+    pub fn wake_here(&mut self, cx: &Context<'_>) {
+        self.register(cx.waker());
+    }
+
+    /// Moves the cursor over an event that was written.
+    pub fn advance(&mut self, id: EventId) {
+        debug_assert!(id >= self.cursor, "a cursor does not go back");
+        self.cursor = id;
+    }
+
+    /// Moves the cursor without an event, over everything that was found not to concern this subscription.
+    pub fn checkpoint(&mut self) -> Option<EventId> {
+        (self.clear_to > self.cursor).then(|| {
+            self.cursor = self.clear_to;
+            self.cursor
+        })
+    }
+
+    /// Reads on from the cursor: events into `frames`, which is empty, or something else that has to be said first.
+    ///
+    /// The waker must have been registered by [`Self::wake_here`]; it stays so.
+    pub fn poll_read(
+        &mut self,
+        cx: &Context<'_>,
+        frames: &mut Vec<Arc<Frame>>,
+        budget: Budget,
+    ) -> Poll<Read> {
+        let frontier = self.shared.frontier();
+        if frontier.epoch != self.epoch {
+            return Poll::Ready(self.born_again(frontier.epoch, frontier.born));
+        }
+        let mut merge = Merge::new(frontier.id);
+        let mut wait = false;
+        for (at, followed) in self.topics.iter_mut().enumerate() {
+            // Even if nothing may leave before a page has come, the others are asked for theirs: all are read at once.
+            match followed.look(
+                at,
+                self.cursor,
+                &self.shared,
+                cx,
+                &mut merge,
+                frames,
+                budget,
+            ) {
+                Look::Done => {}
+                Look::Wait => wait = true,
+                Look::Say(read) => {
+                    frames.clear();
+                    return Poll::Ready(read);
+                }
+            }
+        }
+        if wait {
+            frames.clear();
+            return Poll::Pending;
+        }
+        match merge.finish(frames) {
+            Some((_, Barrier::Gap { at, through })) => {
+                self.topics[at].passed = through;
+                return Poll::Ready(Read::Gap(self.topics[at].gap(GapReason::Retention)));
+            }
+            Some((id, Barrier::End { at })) => {
+                let followed = &mut self.topics[at];
+                followed.end_told = true;
+                let topic = followed.log.topic.clone();
+                let moves = id > self.cursor
+                    || self.topics.iter().all(|followed| {
+                        followed
+                            .log
+                            .read()
+                            .tail
+                            .as_ref()
+                            .is_some_and(|tail| tail.end().is_some())
+                    });
+                self.cursor = self.cursor.max(id);
+                return Poll::Ready(Read::End { topic, id, moves });
+            }
+            None => {}
+        }
+        if !frames.is_empty() {
+            return Poll::Ready(Read::Events);
+        }
+        if self.topics.iter().all(|followed| followed.end_told) {
+            return Poll::Ready(Read::Over);
+        }
+        self.clear_to = frontier.id;
+        if !self.live {
+            self.live = true;
+            self.cursor = self.cursor.max(frontier.id);
+            return Poll::Ready(Read::Live);
+        }
+        Poll::Pending
+    }
+
+    fn born_again(&mut self, epoch: u32, born: EventId) -> Read {
+        self.epoch = epoch;
+        self.cursor = self.cursor.max(born);
+        self.clear_to = self.cursor;
+        for followed in &mut self.topics {
+            followed.passed = EventId::ZERO;
+            followed.end_told = false;
+            followed.lost_told = followed.log.read().lost_count;
+        }
+        let topics = self
+            .topics
+            .iter()
+            .map(|followed| followed.log.topic.clone())
+            .collect();
+        Read::Gap(Gap {
+            reason: GapReason::Reset,
+            topics,
+            missed_at_least: None,
+        })
+    }
+}
+
+/// Adds frames of one topic to those of the others. Returns whether the budget ended it.
+fn take<'a>(
+    merge: &mut Merge<Barrier>,
+    frames: &mut Vec<Arc<Frame>>,
+    run: impl Iterator<Item = &'a Arc<Frame>>,
+    budget: Budget,
+) -> bool {
+    let limit = merge.limit();
+    let (mut count, mut bytes) = (0, 0);
+    for frame in run {
+        if frame.id() > limit {
+            break;
+        }
+        if count > 0 && (count == budget.frames || bytes + frame.wire_bytes() > budget.bytes) {
+            let last = frames.last().map(|frame| frame.id());
+            merge.run(last);
+            return true;
+        }
+        frames.push(frame.clone());
+        count += 1;
+        bytes += frame.wire_bytes();
+    }
+    if count > 0 {
+        merge.run(None);
+    }
+    false
+}
+
+impl Drop for Subscriber {
+    fn drop(&mut self) {
+        for followed in &self.topics {
+            if let Some(slot) = followed.slot {
+                followed.log.unregister(slot);
+            }
+        }
+    }
+}
+
+impl Drop for Followed {
+    fn drop(&mut self) {
+        self.log.unfollow();
+    }
+}

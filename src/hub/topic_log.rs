@@ -1,0 +1,120 @@
+//! One followed topic: its tail, its shelf of older pages, and the wakers of its subscribers.
+//!
+//! Wakers stay registered while a subscription lasts, so a wake is one pass over a slab and no subscriber is missed between
+//! its look at the tail and its sleep.
+
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    task::Waker,
+};
+
+use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use slab::Slab;
+use tokio::time::Instant;
+
+use super::shelf::Shelf;
+use crate::{
+    event::Topic,
+    log::{LostRange, Tail},
+};
+
+pub(super) struct TopicLog {
+    pub(super) topic: Topic,
+    state: RwLock<State>,
+    // Locked for a few instructions, and for one pass over the wakers when there is news.
+    wakers: Mutex<Slab<Waker>>,
+    pub(super) shelf: Mutex<Shelf>,
+    followers: AtomicUsize,
+    idle_since: Mutex<Instant>,
+}
+
+#[derive(Default)]
+pub(super) struct State {
+    /// None until the topic is joined.
+    pub(super) tail: Option<Tail>,
+    /// What open streams have to be told was lost, oldest first.
+    pub(super) lost: Vec<LostRange>,
+    /// How many entries `lost` ever had.
+    pub(super) lost_count: u32,
+}
+
+impl State {
+    /// Entries of this range are gone, or come too late: streams that were past its beginning are told.
+    pub(super) fn tell_lost(&mut self, range: LostRange) {
+        if self.lost.len() == 16 {
+            self.lost.remove(0);
+        }
+        self.lost.push(range);
+        self.lost_count += 1;
+    }
+}
+
+impl TopicLog {
+    pub(super) fn new(topic: Topic) -> Self {
+        Self {
+            topic,
+            state: RwLock::default(),
+            wakers: Mutex::default(),
+            shelf: Mutex::default(),
+            followers: AtomicUsize::new(0),
+            idle_since: Mutex::new(Instant::now()),
+        }
+    }
+
+    pub(super) fn read(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read()
+    }
+
+    pub(super) fn write(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write()
+    }
+
+    pub(super) fn joined(&self) -> bool {
+        self.state.read().tail.is_some()
+    }
+
+    pub(super) fn followers(&self) -> usize {
+        self.followers.load(Ordering::Acquire)
+    }
+
+    /// One subscription more. Called under the registry's lock, so that a topic is not given up meanwhile.
+    pub(super) fn follow(&self) {
+        self.followers.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// One subscription less.
+    pub(super) fn unfollow(&self) {
+        if self.followers.fetch_sub(1, Ordering::AcqRel) == 1 {
+            *self.idle_since.lock() = Instant::now();
+        }
+    }
+
+    /// Since when nobody has followed it.
+    pub(super) fn idle_since(&self) -> Option<Instant> {
+        (self.followers() == 0).then(|| *self.idle_since.lock())
+    }
+
+    /// Registers a waker, or renews the one at `slot`.
+    pub(super) fn register(&self, slot: Option<usize>, waker: &Waker) -> usize {
+        let mut wakers = self.wakers.lock();
+        match slot {
+            Some(slot) => {
+                wakers[slot].clone_from(waker);
+                slot
+            }
+            None => wakers.insert(waker.clone()),
+        }
+    }
+
+    pub(super) fn unregister(&self, slot: usize) {
+        self.wakers.lock().remove(slot);
+        self.shelf.lock().forget(slot);
+    }
+
+    /// Wakes every subscriber.
+    pub(super) fn wake(&self) {
+        for (_, waker) in &*self.wakers.lock() {
+            waker.wake_by_ref();
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! The whole log, as far as retention keeps it.
+//!
+//! A [`Store`] appends, reads, says where the log stands, and feeds the hub with what is new. Every store keeps the same
+//! promises; `store::contract` holds each of them against the same tests.
+//!
+//! # Promises
+//! 1. Ids increase over all topics, also when the clock goes back, and after [`Store::join`] lie above what it was told.
+//! 2. What `append` has answered with an id is in the log, as durably as the store is configured.
+//! 3. An entry names its predecessor in the topic, also when that one has expired.
+//! 4. The feed hands over the entries of a joined topic in order, from the position that `Joined` states, without a hole,
+//!    until it says [`FeedItem::Cut`]. Where it breaks this promise, the entry's predecessor gives it away.
+//! 5. A topic's last id is remembered until [`Position::horizon`] has passed it.
+//!
+//! Not here: tails, cursors, subscribers ([`crate::hub`]).
+
+pub mod contract;
+pub mod faulty;
+pub mod memory;
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::future::BoxFuture;
+use tokio::time::Instant;
+
+use crate::{
+    event::{Event, EventId, EventType, Topic},
+    log::{LostRange, Proof},
+};
+
+/// A home of the log.
+pub trait Store: Send + Sync + 'static {
+    /// Stores events in the given order; each has its own answer, at the same place.
+    fn append(&self, batch: Vec<Append>) -> BoxFuture<'_, Vec<Result<Appended, AppendError>>>;
+
+    /// Where the log stands now.
+    fn position<'a>(&'a self, topics: &'a [Topic]) -> BoxFuture<'a, Result<Position, StoreError>>;
+
+    /// The events of `topic` after `after`, oldest first, at most `limit`, with what proves their completeness.
+    fn read<'a>(
+        &'a self,
+        topic: &'a Topic,
+        after: EventId,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Page, StoreError>>;
+
+    /// The ids of the newest `count` events of `topic`, newest first.
+    fn newest<'a>(
+        &'a self,
+        topic: &'a Topic,
+        count: usize,
+    ) -> BoxFuture<'a, Result<Vec<EventId>, StoreError>>;
+
+    /// Asks for the entries of `topics` in the feed; [`FeedItem::Joined`] answers there. Asking again is no mistake: it is
+    /// how a hole is closed. Ids given from then on lie above `seen`.
+    fn join(&self, topics: Vec<Topic>, seen: EventId);
+
+    /// Wants no more entries of `topics`. Some may still come.
+    fn leave(&self, topics: Vec<Topic>);
+
+    /// Records that entries of `topic` were acknowledged and then lost.
+    fn record_lost<'a>(
+        &'a self,
+        topic: &'a Topic,
+        range: LostRange,
+    ) -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// The feed, for the one hub of this replica.
+    ///
+    /// # Panics
+    /// When it is taken a second time.
+    fn feed(&self) -> Box<dyn Feed>;
+
+    /// Housekeeping that needs no request: called about once a second.
+    fn tidy(&self);
+
+    /// Whether the store answers, and how fast.
+    fn ping(&self) -> BoxFuture<'_, Result<Duration, StoreError>>;
+
+    /// What it holds, where that is known without asking.
+    fn stats(&self) -> StoreStats;
+
+    /// The name of this kind of store, for health and metrics.
+    fn kind(&self) -> &'static str;
+}
+
+/// What is new, in order.
+pub trait Feed: Send {
+    /// Waits until there is something and moves all of it to `items`.
+    fn next<'a>(&'a mut self, items: &'a mut Vec<FeedItem>) -> BoxFuture<'a, ()>;
+}
+
+/// One step of the feed.
+#[derive(Clone, Debug)]
+pub enum FeedItem {
+    /// An entry of a joined topic, and when it was stored or came in.
+    Event(Arc<Event>, Instant),
+    /// Every entry of the joined topics up to this id has been handed over.
+    Frontier(EventId),
+    /// From this position on the entries of these topics are handed over.
+    Joined(Vec<Topic>, Box<Position>),
+    /// The store no longer has the entries of this topic up to this id, for another reason than the topic's own limits of
+    /// count and bytes.
+    Trimmed(Topic, EventId),
+    /// The feed was cut: anything may be missing, and every topic has to be joined again.
+    Cut,
+}
+
+/// An event to be stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Append {
+    /// Where it goes.
+    pub topic: Topic,
+    /// What it is.
+    pub kind: EventType,
+    /// What it says; none: only the end is stored.
+    pub data: Option<Box<str>>,
+    /// Whether the topic ends after it.
+    pub end: bool,
+    /// Makes a repetition safe.
+    pub key: Option<IdempotencyKey>,
+}
+
+/// Who repeats what: a key is remembered for one caller and topic.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct IdempotencyKey {
+    /// Who publishes.
+    pub caller: Arc<str>,
+    /// 1 to 255 printable ASCII characters.
+    pub key: Box<str>,
+}
+
+/// A stored event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Appended {
+    /// Its id; of an end without an event, that of the end.
+    pub id: EventId,
+    /// Whether it had been stored before, under the same key.
+    pub duplicate: bool,
+}
+
+/// Why an event was not stored.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AppendError {
+    /// The topic has ended.
+    #[error("topic {0} is finished")]
+    Finished(Topic),
+    /// The key was used for another payload.
+    #[error("this idempotency key was used for another payload on the same topic")]
+    Mismatch,
+    /// The store could not be asked, or did not answer.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Why the store gave no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// It was not asked: nothing has happened.
+    #[error("the event store is unavailable: {0}")]
+    Unavailable(String),
+    /// It was asked and did not answer in time: what happened is unknown.
+    #[error("the event store did not answer in time, whether the event was stored is unknown")]
+    Timeout,
+}
+
+/// Where the log stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// The id that lies below every entry of this log: an older cursor belongs to a log that is gone.
+    pub born: EventId,
+    /// The greatest id that was ever given.
+    pub last: EventId,
+    /// Last ids of topics up to this one may have been forgotten.
+    pub horizon: EventId,
+    /// The store's clock, in Unix milliseconds.
+    pub now_ms: u64,
+    /// One for each topic that was asked for, in that order.
+    pub topics: Vec<TopicPosition>,
+}
+
+/// Where one topic stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TopicPosition {
+    /// The id of its newest event, as long as it is remembered.
+    pub last: Option<EventId>,
+    /// The id of its end, once it is finished.
+    pub end: Option<EventId>,
+    /// What failovers lost of it.
+    pub lost: Vec<LostRange>,
+}
+
+/// A stretch of one topic's log.
+#[derive(Clone, Debug)]
+pub struct Page {
+    /// The events, oldest first.
+    pub events: Vec<Arc<Event>>,
+    /// Whether there are more after them.
+    pub more: bool,
+    /// Where the topic stands.
+    pub topic: TopicPosition,
+    /// As [`Position::horizon`].
+    pub horizon: EventId,
+}
+
+impl Page {
+    /// What this page proves about a cursor at the place from which it was read.
+    pub fn proof(&self) -> Proof {
+        Proof {
+            first_previous: self.events.first().map(|event| event.previous),
+            last: self.topic.last,
+            horizon: self.horizon,
+            lost: self.topic.lost.clone(),
+        }
+    }
+}
+
+/// What a store holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct StoreStats {
+    /// Topics that are remembered.
+    pub topics: usize,
+    /// Events that are retained.
+    pub events: usize,
+    /// Their bytes on the wire.
+    pub bytes: usize,
+    /// Idempotency keys that are remembered.
+    pub idempotency_keys: usize,
+    /// Entries of the feed that wait for the hub.
+    pub feed_backlog: usize,
+}

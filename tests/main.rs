@@ -1,0 +1,2 @@
+//! Promises as tests.
+fn main() {}
