@@ -38,16 +38,14 @@ fn tidy(shared: &Shared, log: &TopicLog) {
     if log
         .idle_since()
         .is_some_and(|since| now.saturating_duration_since(since) >= shared.config.linger)
-        && let Some(log) = shared.registry.give_up(&log.topic)
+        && let Some(log) = shared
+            .registry
+            .give_up(&log.topic, || shared.store.leave(vec![log.topic.clone()]))
     {
-        shared.store.leave(vec![log.topic.clone()]);
-        shared.tail_bytes.fetch_sub(
-            log.read()
-                .tail
-                .as_ref()
-                .map_or(0, |tail| tail.bytes() as u64),
-            Ordering::Relaxed,
-        );
+        // The lane may still hold the log: without a tail it puts nothing into it.
+        let tail = log.write().tail.take();
+        let bytes = tail.map_or(0, |tail| tail.bytes() as u64);
+        shared.tail_bytes.fetch_sub(bytes, Ordering::Relaxed);
         return;
     }
     log.shelf.lock().tidy(now);

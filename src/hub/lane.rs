@@ -34,7 +34,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut feed: Box<dyn Feed>) {
         frontier: shared.frontier().id,
         suspect: HashSet::new(),
         news: Vec::new(),
-        retry: false,
+        retry: None,
         shared,
     };
     // The first position tells the birth of the log.
@@ -44,7 +44,9 @@ pub(super) async fn run(shared: Arc<Shared>, mut feed: Box<dyn Feed>) {
         let stop = lane.shared.stop.clone();
         tokio::select! {
             () = feed.next(&mut items) => {}
-            () = time::sleep(RETRY), if lane.retry => lane.join_suspects(),
+            () = time::sleep_until(lane.retry.unwrap_or_else(Instant::now)), if lane.retry.is_some() => {
+                lane.join_suspects();
+            }
             () = stop.cancelled() => return,
         }
         for item in items.drain(..) {
@@ -63,8 +65,8 @@ struct Lane {
     suspect: HashSet<Topic>,
     /// Logs with something new to wake for.
     news: Vec<Arc<TopicLog>>,
-    /// The store could not be asked: the suspects have to be joined again.
-    retry: bool,
+    /// The store could not be asked: when the suspects have to be joined again, however busy the feed is.
+    retry: Option<Instant>,
 }
 
 impl Lane {
@@ -166,7 +168,7 @@ impl Lane {
     }
 
     fn join_suspects(&mut self) {
-        self.retry = false;
+        self.retry = None;
         self.shared
             .store
             .join(self.suspect.iter().cloned().collect(), self.frontier);
@@ -180,17 +182,25 @@ impl Lane {
         for (topic, stand) in topics.into_iter().zip(&position.topics) {
             let Some(log) = self.shared.registry.find(&topic) else {
                 self.suspect.remove(&topic);
+                // It was given up while it was joined again.
+                let store = &self.shared.store;
+                self.shared
+                    .registry
+                    .unless_followed(&topic, || store.leave(vec![topic.clone()]));
                 continue;
             };
-            let head = log.read().tail.as_ref().map(Tail::head);
-            let Some(head) = head else {
-                let tail = Tail::new(stand.last.unwrap_or(position.horizon), stand.end);
-                log.write().tail = Some(tail);
+            if !log.joined() {
+                let mut state = log.write();
+                state.tail = Some(Tail::new(stand.last.unwrap_or(position.horizon), stand.end));
+                state.lost.clone_from(&stand.lost);
+                drop(state);
                 self.suspect.remove(&topic);
+                // Streams that begin are woken now, and once more when the frontier has reached this position.
                 log.wake();
+                self.tell(&log);
                 continue;
-            };
-            match self.repair(&log, head, stand, &position).await {
+            }
+            match self.repair(&log, stand, &position).await {
                 Ok(()) => {
                     self.suspect.remove(&topic);
                     self.tell(&log);
@@ -198,7 +208,7 @@ impl Lane {
                 Err(error) => {
                     tracing::warn!(%topic, %error, "a repair has to wait for the store");
                     self.suspect.insert(topic);
-                    self.retry = true;
+                    self.retry.get_or_insert_with(|| Instant::now() + RETRY);
                 }
             }
         }
@@ -230,82 +240,108 @@ impl Lane {
         self.join_suspects();
     }
 
-    /// Brings the tail of `log` to what the store had at `position`.
+    /// Brings the tail of `log` to what the store had at `position`. What lies above comes from the feed alone: read here, it
+    /// would make the next position that is still under way look like a fork.
     async fn repair(
         &mut self,
         log: &Arc<TopicLog>,
-        head: EventId,
         stand: &TopicPosition,
         position: &Position,
     ) -> Result<(), StoreError> {
-        let last = stand.end.max(stand.last).unwrap_or(EventId::ZERO);
-        match reconcile(head, last) {
+        let place = |tail: &Tail| (tail.head(), tail.end());
+        let Some((mut head, end)) = log.read().tail.as_ref().map(place) else {
+            return Ok(());
+        };
+        // The topic may have been idle for so long that its last id was forgotten: then nothing is missing.
+        let forgotten = stand.last.is_none() && head <= position.horizon;
+        let lacks_head = match end {
+            Some(end) => stand.end != Some(end),
+            None => stand.last.unwrap_or_default() < head,
+        };
+        match reconcile(head, stand.end.max(stand.last).unwrap_or_default()) {
             Head::Current => return Ok(()),
-            // The topic has been idle for so long that its last id was forgotten: nothing is missing.
-            Head::Forked if stand.last.is_none() && head <= position.horizon => return Ok(()),
-            Head::Forked => return self.fork(log, head, stand).await,
+            Head::Forked if forgotten => return Ok(()),
+            Head::Forked => return self.fork(log, stand, position).await,
+            Head::Behind if lacks_head && !forgotten => {
+                return self.fork(log, stand, position).await;
+            }
             Head::Behind => {}
         }
-        let mut head = head;
+        let mut late = false;
         loop {
             let page = self
                 .shared
                 .store
                 .read(&log.topic, head, PAGE_EVENTS)
                 .await?;
-            let first = page.events.first().map(|event| event.previous);
-            if first.is_some_and(|previous| previous < head)
-                && log
-                    .read()
-                    .tail
-                    .as_ref()
-                    .is_some_and(|tail| tail.oldest().is_some_and(|oldest| oldest <= head))
+            let Some(first) = page.events.first() else {
+                break;
+            };
+            // Only a store that has forgotten the topic names no predecessor.
+            if first.previous < head && (head > position.horizon || first.previous != EventId::ZERO)
             {
-                return self.fork(log, head, stand).await;
+                return self.fork(log, stand, position).await;
+            }
+            let frontier = self.shared.frontier().id;
+            if first.id <= frontier && !std::mem::replace(&mut late, true) {
+                // It cannot be sent in order any more: streams that are past it are told, and so is every cursor that was
+                // given out between it and the frontier.
+                let range = LostRange {
+                    after: first.id.previous(),
+                    through: frontier.next(),
+                };
+                self.shared.store.record_lost(&log.topic, range).await?;
+                log.write().tell_lost(range);
             }
             let at = Instant::now();
+            let more = page.more
+                && page
+                    .events
+                    .last()
+                    .is_some_and(|last| last.id < position.last);
             for event in page.events {
-                if event.previous > head {
-                    // Retention was faster than the repair; readers find the hole by the chain and are told.
-                    self.shared
-                        .trim(log, |tail| *tail = Tail::new(event.previous, None));
+                if event.id <= position.last {
+                    head = event.id;
+                    self.append(log, event, at);
                 }
-                head = event.id;
-                self.late(log, &event);
-                self.push(log, event, at);
             }
-            if !page.more {
+            if !more {
                 break;
             }
         }
-        let known = log.read().tail.as_ref().map_or(EventId::ZERO, Tail::head);
-        if stand.last.is_some_and(|last| last > known) {
-            self.shared.trim(log, |tail| {
-                *tail = Tail::new(stand.last.unwrap_or_default(), None)
-            });
+        self.append_end(log, stand);
+        Ok(())
+    }
+
+    /// Appends what was read from the store.
+    fn append(&mut self, log: &Arc<TopicLog>, event: Arc<Event>, at: Instant) {
+        self.shared.trim(log, |tail| {
+            if event.previous > tail.head() {
+                // Retention was faster than the repair; readers find the hole by the chain and are told.
+                *tail = Tail::new(event.previous, None);
+            }
+        });
+        self.push(log, event, at);
+    }
+
+    /// Appends what a page does not show: that the newest events have been taken by retention, and the topic's end.
+    fn append_end(&mut self, log: &Arc<TopicLog>, stand: &TopicPosition) {
+        let Some(known) = log.read().tail.as_ref().map(Tail::head) else {
+            return;
+        };
+        if let Some(last) = stand.last.filter(|&last| last > known) {
+            self.shared.trim(log, |tail| *tail = Tail::new(last, None));
         }
         if let Some(end) = stand.end.filter(|&end| end > known) {
-            let previous = stand.last.unwrap_or_default();
             let end = Event {
                 id: end,
-                previous,
+                previous: stand.last.unwrap_or_default(),
                 topic: log.topic.clone(),
                 kind: crate::event::EventType::default(),
                 data: "".into(),
                 end: true,
             };
             self.push(log, Arc::new(end), Instant::now());
-        }
-        Ok(())
-    }
-
-    /// An entry that turns up below the frontier cannot be sent in order any more: streams that are past it are told.
-    fn late(&self, log: &TopicLog, event: &Event) {
-        if event.id <= self.shared.frontier().id {
-            log.write().tell_lost(LostRange {
-                after: event.previous,
-                through: event.id,
-            });
         }
     }
 
@@ -314,55 +350,63 @@ impl Lane {
     async fn fork(
         &mut self,
         log: &Arc<TopicLog>,
-        head: EventId,
         stand: &TopicPosition,
+        position: &Position,
     ) -> Result<(), StoreError> {
-        let ours: Vec<Arc<Frame>> = log.read().tail.as_ref().map_or_else(Vec::new, |tail| {
-            tail.after(tail.floor())
+        let ours = |tail: &Tail| {
+            let frames: Vec<Arc<Frame>> = tail
+                .after(tail.floor())
                 .into_iter()
                 .flatten()
                 .cloned()
-                .collect()
-        });
-        let floor = log
-            .read()
-            .tail
-            .as_ref()
-            .map_or(EventId::ZERO, Tail::floor)
-            .min(stand.last.unwrap_or_default());
-        let mut theirs = Vec::new();
+                .collect();
+            (frames, tail.floor(), tail.head())
+        };
+        let Some((ours, floor, head)) = log.read().tail.as_ref().map(ours) else {
+            return Ok(());
+        };
+        let last = stand.last.unwrap_or_default();
+        let floor = floor.min(last);
+        let mut theirs: Vec<Arc<Event>> = Vec::new();
         loop {
-            let after = theirs.last().map_or(floor, |event: &Arc<Event>| event.id);
+            let after = theirs.last().map_or(floor, |event| event.id);
             let page = self
                 .shared
                 .store
                 .read(&log.topic, after, PAGE_EVENTS)
                 .await?;
-            theirs.extend(page.events);
-            if !page.more {
+            let all = page.events.len();
+            let known = page.events.into_iter();
+            let before = theirs.len();
+            theirs.extend(known.take_while(|event| event.id <= position.last));
+            if !page.more || theirs.len() - before < all {
                 break;
             }
         }
-        let common = ours
+        let common = common(&ours, &theirs, last).unwrap_or(floor);
+        let frontier = self.shared.frontier().id;
+        let late = theirs
             .iter()
-            .zip(&theirs)
-            .take_while(|(ours, theirs)| ours.event() == theirs.as_ref())
-            .last()
-            .map_or(floor, |(frame, _)| frame.id());
+            .any(|event| event.id > common && event.id <= frontier);
         let range = LostRange {
             after: common,
-            through: head,
+            through: if late {
+                head.max(frontier.next())
+            } else {
+                head
+            },
         };
+        self.shared.store.record_lost(&log.topic, range).await?;
         self.shared.counters.forks.fetch_add(1, Ordering::Relaxed);
         tracing::error!(topic = %log.topic, after = %range.after, through = %range.through, "the store lost entries that it had acknowledged");
-        self.shared.store.record_lost(&log.topic, range).await?;
         self.shared.trim(log, |tail| tail.cut_back(common));
         log.shelf.lock().clear();
         log.write().tell_lost(range);
         let at = Instant::now();
         for event in theirs.into_iter().filter(|event| event.id > common) {
-            self.push(log, event, at);
+            self.append(log, event, at);
         }
+        self.append_end(log, stand);
         self.tell(log);
         Ok(())
     }
@@ -379,11 +423,35 @@ impl Lane {
             frontier.id = self.frontier;
             moved
         };
-        if moved || !self.news.is_empty() {
+        let frozen = !self.suspect.is_empty();
+        if moved || !frozen {
             self.shared.moved.notify_waiters();
+            for log in &self.news {
+                log.wake();
+            }
         }
-        for log in self.news.drain(..) {
-            log.wake();
+        if frozen {
+            // What is new lies above the frontier: they are woken once more when it moves on.
+            self.news.sort_unstable_by_key(Arc::as_ptr);
+            self.news.dedup_by(|a, b| Arc::ptr_eq(a, b));
+        } else {
+            self.news.clear();
         }
     }
+}
+
+/// The newest entry that both logs have. `last` is the newest id of theirs.
+fn common(ours: &[Arc<Frame>], theirs: &[Arc<Event>], last: EventId) -> Option<EventId> {
+    let find = |id: EventId| {
+        let at = ours.binary_search_by_key(&id, |frame| frame.id()).ok()?;
+        Some(&ours[at])
+    };
+    let same = theirs
+        .iter()
+        .rev()
+        .find(|theirs| find(theirs.id).is_some_and(|ours| ours.event() == theirs.as_ref()));
+    // Retention may have taken it from them already; its id is still named.
+    let named = theirs.first().map_or(last, |first| first.previous);
+    same.map(|event| event.id)
+        .or_else(|| find(named).map(|frame| frame.id()))
 }

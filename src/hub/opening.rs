@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     event::{EventId, Topic},
-    log::{Gap, GapReason, Replay, Start},
+    log::{Gap, GapReason, Replay, Start, Tail},
     store::{Position, StoreError},
 };
 
@@ -41,8 +41,8 @@ pub enum SubscribeError {
 struct Plan {
     replay: Replay,
     cursor: EventId,
-    /// Whether what lies before the first entry of each topic is of no concern (asked for, or told already).
-    begins_anywhere: bool,
+    /// Topics of which it is of no concern what lies before their first entry: asked for, or told already.
+    anywhere: Vec<Topic>,
     /// Whether the client is told when it has caught up.
     tells_live: bool,
 }
@@ -52,16 +52,16 @@ impl Plan {
         Self {
             replay: Replay::None,
             cursor,
-            begins_anywhere: false,
+            anywhere: Vec::new(),
             tells_live: false,
         }
     }
 
-    fn asked(cursor: EventId) -> Self {
+    fn asked(cursor: EventId, topics: &[Topic]) -> Self {
         Self {
             replay: Replay::None,
             cursor,
-            begins_anywhere: true,
+            anywhere: topics.to_vec(),
             tells_live: true,
         }
     }
@@ -83,10 +83,18 @@ impl Hub {
         let shared = &self.shared;
         let followed = shared.follow(topics)?;
         let mut subscriber = Subscriber::new(shared.clone(), followed);
-        let joined = tokio::time::timeout(shared.config.join_timeout, subscriber.joined()).await;
-        joined.map_err(|_| StoreError::Unavailable("it did not answer in time".into()))?;
-        let plan = plan(shared, &mut subscriber, topics, start).await?;
-        subscriber.begin(plan.cursor, plan.begins_anywhere, plan.tells_live);
+        let plan = loop {
+            let joined =
+                tokio::time::timeout(shared.config.join_timeout, subscriber.joined()).await;
+            joined.map_err(|_| StoreError::Unavailable("it did not answer in time".into()))?;
+            let epoch = subscriber.before_verdict();
+            let plan = plan(shared, &mut subscriber, topics, start).await?;
+            // A verdict about a log that is gone meanwhile is none.
+            if shared.frontier().epoch == epoch {
+                break plan;
+            }
+        };
+        subscriber.begin(plan.cursor, &plan.anywhere, plan.tells_live);
         let ended = subscriber.ended();
         Ok((
             subscriber,
@@ -137,10 +145,7 @@ async fn plan(
         Start::Now | Start::Last(0) => Plan::now(now(shared).await),
         Start::Unreadable => unknown(shared, topics).await,
         Start::After(cursor) => after(shared, subscriber, topics, cursor.id()).await?,
-        Start::Earliest => Plan {
-            cursor: EventId::ZERO,
-            ..Plan::asked(EventId::ZERO)
-        },
+        Start::Earliest => Plan::asked(EventId::ZERO, topics),
         Start::Since(ms) => since(shared, topics, ms, &fresh(shared).await?).await?,
         Start::Age(age_ms) => {
             let position = fresh(shared).await?;
@@ -160,8 +165,8 @@ async fn plan(
             }
             newest.sort_unstable_by(|a, b| b.cmp(a));
             match newest.get(count - 1).or(newest.last()) {
-                Some(first) => Plan::asked(first.previous().max(position.born)),
-                None => Plan::asked(shared.frontier().id),
+                Some(first) => Plan::asked(first.previous().max(position.born), topics),
+                None => Plan::asked(shared.frontier().id, topics),
             }
         }
     })
@@ -208,8 +213,9 @@ async fn after(
     }
     let plan = Plan {
         replay: Replay::Complete,
-        begins_anywhere: false,
-        ..Plan::asked(cursor)
+        cursor,
+        anywhere: Vec::new(),
+        tells_live: true,
     };
     let born = shared.frontier().born;
     if cursor < born {
@@ -221,7 +227,7 @@ async fn after(
         return Ok(Plan {
             replay: Replay::Gap(gap),
             cursor: born,
-            begins_anywhere: true,
+            anywhere: topics.to_vec(),
             ..plan
         });
     }
@@ -235,14 +241,15 @@ async fn after(
         return Ok(plan);
     };
     let missed_at_least = Some(missing.len() as u64);
+    let missing: Vec<Topic> = missing.into_iter().map(|(_, topic)| topic).collect();
     let gap = Gap {
         reason,
-        topics: missing.into_iter().map(|(_, topic)| topic).collect(),
+        topics: missing.clone(),
         missed_at_least,
     };
     Ok(Plan {
         replay: Replay::Gap(gap),
-        begins_anywhere: true,
+        anywhere: missing,
         ..plan
     })
 }
@@ -268,9 +275,10 @@ async fn since(
             .chain(first)
             .min();
     }
-    Ok(Plan::asked(first.map_or(shared.frontier().id, |first| {
+    let from = first.map_or(shared.frontier().id, |first| {
         first.previous().max(position.born)
-    })))
+    });
+    Ok(Plan::asked(from, topics))
 }
 
 impl Subscriber {
@@ -278,7 +286,7 @@ impl Subscriber {
     async fn joined(&mut self) {
         poll_fn(|cx| {
             self.register(cx.waker());
-            if self.topics().iter().all(|followed| followed.log.joined()) {
+            if self.followed().iter().all(|followed| followed.log.joined()) {
                 Poll::Ready(())
             } else {
                 Poll::Pending
@@ -294,7 +302,7 @@ impl Subscriber {
         cursor: EventId,
     ) -> Result<Option<GapReason>, StoreError> {
         {
-            let state = self.topics()[at].log.read();
+            let state = self.followed()[at].log.read();
             let lost = state
                 .lost
                 .iter()
@@ -313,19 +321,30 @@ impl Subscriber {
         let page =
             tokio::time::timeout(self.shared().config.join_timeout, self.fetch(at, cursor)).await;
         match page {
-            Ok(page) => Ok(page?.proof.missing(cursor)),
+            Ok(page) => Ok(page?.and_then(|page| page.proof.missing(cursor))),
             Err(_) => Err(StoreError::Unavailable("it did not answer in time".into())),
         }
     }
 
-    async fn fetch(&mut self, at: usize, cursor: EventId) -> Result<Arc<HubPage>, StoreError> {
+    /// The page after `cursor`; none if the tail has it meanwhile.
+    async fn fetch(
+        &mut self,
+        at: usize,
+        cursor: EventId,
+    ) -> Result<Option<Arc<HubPage>>, StoreError> {
         poll_fn(|cx| {
-            let followed = &self.topics()[at];
+            let followed = &self.followed()[at];
+            match followed.log.read().tail.as_ref().map(Tail::floor) {
+                // The log was born again: this is woken when the topic is joined again.
+                None => return Poll::Pending,
+                Some(floor) if cursor >= floor => return Poll::Ready(Ok(None)),
+                Some(_) => {}
+            }
             match self
                 .shared()
                 .page(&followed.log, cursor, followed.slot(), cx.waker())
             {
-                Shelved::Page(page) => Poll::Ready(Ok(page)),
+                Shelved::Page(page) => Poll::Ready(Ok(Some(page))),
                 Shelved::Wait => match followed.log.shelf.lock().failure() {
                     Some(error) => Poll::Ready(Err(error)),
                     None => Poll::Pending,

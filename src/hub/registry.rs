@@ -74,13 +74,22 @@ impl Registry {
         self.shards[shard].lock().values().cloned().collect()
     }
 
-    /// Takes out a log that is still without followers.
-    pub(super) fn give_up(&self, topic: &Topic) -> Option<Arc<TopicLog>> {
+    /// Takes out a log that is still without followers. `leave` is called before anybody can follow it again.
+    pub(super) fn give_up(&self, topic: &Topic, leave: impl FnOnce()) -> Option<Arc<TopicLog>> {
         let mut shard = self.shard(topic).lock();
         if shard.get(topic)?.followers() > 0 {
             return None;
         }
+        leave();
         self.len.fetch_sub(1, Ordering::Relaxed);
         shard.remove(topic)
+    }
+
+    /// Calls `leave` if the topic is not here, before anybody can follow it.
+    pub(super) fn unless_followed(&self, topic: &Topic, leave: impl FnOnce()) {
+        let shard = self.shard(topic).lock();
+        if !shard.contains_key(topic) {
+            leave();
+        }
     }
 }

@@ -30,7 +30,6 @@ const KEEP: std::time::Duration = std::time::Duration::from_secs(2);
 pub(super) struct HubPage {
     pub(super) after: EventId,
     pub(super) frames: Vec<Arc<Frame>>,
-    pub(super) more: bool,
     pub(super) proof: Proof,
     /// The tail's floor before the page was read: an empty page says that nothing is left up to here.
     pub(super) floor: EventId,
@@ -62,7 +61,9 @@ pub(super) struct Shelf {
     pages: VecDeque<Arc<HubPage>>,
     waiting: HashMap<usize, (EventId, Waker)>,
     reading: bool,
-    failed: Option<(StoreError, Instant)>,
+    /// Counts how often every page was forgotten: what was read before belongs to a log that is gone.
+    generation: u64,
+    failed: Option<StoreError>,
 }
 
 impl Shelf {
@@ -83,11 +84,12 @@ impl Shelf {
     /// Forgets every page: the log was cut back.
     pub(super) fn clear(&mut self) {
         self.pages.clear();
+        self.generation += 1;
     }
 
     /// Why the last read failed, if no other has succeeded since.
     pub(super) fn failure(&self) -> Option<StoreError> {
-        self.failed.as_ref().map(|(error, _)| error.clone())
+        self.failed.clone()
     }
 }
 
@@ -113,6 +115,8 @@ impl Shared {
         }
         shelf.waiting.insert(slot, (cursor, waker.clone()));
         if !std::mem::replace(&mut shelf.reading, true) {
+            // What failed long ago says nothing about this read.
+            shelf.failed = None;
             self.tasks.spawn(fill(self.clone(), log.clone()));
         }
         Shelved::Wait
@@ -122,13 +126,12 @@ impl Shared {
 /// Reads pages of `log` until nobody waits for one.
 async fn fill(shared: Arc<Shared>, log: Arc<TopicLog>) {
     loop {
-        let Some(after) = ({
+        let (generation, after) = {
             let mut shelf = log.shelf.lock();
             let oldest = shelf.waiting.values().map(|(cursor, _)| *cursor).min();
             shelf.reading = oldest.is_some();
-            oldest
-        }) else {
-            return;
+            let Some(oldest) = oldest else { return };
+            (shelf.generation, oldest)
         };
         let floor = log
             .read()
@@ -151,12 +154,14 @@ async fn fill(shared: Arc<Shared>, log: Arc<TopicLog>) {
                         .into_iter()
                         .map(|event| Arc::new(Frame::new(event, stamp)))
                         .collect(),
-                    more: page.more,
                     floor,
                     read_at: Instant::now(),
                 });
                 let mut shelf = log.shelf.lock();
                 shelf.failed = None;
+                if shelf.generation != generation {
+                    continue;
+                }
                 let through = page.frames.last().map_or(floor, |frame| frame.id());
                 if shelf.pages.len() == PAGES {
                     shelf.pages.pop_front();
@@ -172,9 +177,12 @@ async fn fill(shared: Arc<Shared>, log: Arc<TopicLog>) {
             }
             Err(error) => {
                 tracing::debug!(topic = %log.topic, %error, "a page could not be read");
-                log.shelf.lock().failed = Some((error, Instant::now()));
-                for (_, waker) in log.shelf.lock().waiting.values() {
-                    waker.wake_by_ref();
+                {
+                    let mut shelf = log.shelf.lock();
+                    shelf.failed = Some(error);
+                    for (_, waker) in shelf.waiting.values() {
+                        waker.wake_by_ref();
+                    }
                 }
                 tokio::select! {
                     () = tokio::time::sleep(std::time::Duration::from_millis(250)) => {}

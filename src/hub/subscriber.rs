@@ -24,6 +24,19 @@ pub struct Budget {
     pub bytes: usize,
 }
 
+impl Budget {
+    /// Leaves as many as it allows, and one at the least.
+    fn cut(self, frames: &mut Vec<Arc<Frame>>) {
+        let mut bytes = 0;
+        let over = frames.iter().position(|frame| {
+            bytes += frame.wire_bytes();
+            bytes > self.bytes
+        });
+        let keep = over.unwrap_or(frames.len()).min(self.frames).max(1);
+        frames.truncate(keep);
+    }
+}
+
 /// What comes next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Read {
@@ -103,6 +116,8 @@ impl Followed {
                     return Look::Say(Read::Gap(self.gap(GapReason::Lost)));
                 }
             }
+            // A failover may have lost the end.
+            self.end_told &= tail.end().is_some();
             if let Some(end) = tail.end().filter(|_| !self.end_told) {
                 merge.barrier(end, Barrier::End { at });
             }
@@ -203,17 +218,26 @@ impl Subscriber {
         &self.shared
     }
 
-    pub(super) fn topics(&self) -> &[Followed] {
+    pub(super) fn followed(&self) -> &[Followed] {
         &self.topics
     }
 
-    pub(super) fn begin(&mut self, cursor: EventId, begins_anywhere: bool, tells_live: bool) {
+    /// What is lost from here on is told in the stream; what was lost before is part of the verdict. Returns the epoch in
+    /// which the verdict has to be made.
+    pub(super) fn before_verdict(&mut self) -> u32 {
+        self.epoch = self.shared.frontier().epoch;
+        for followed in &mut self.topics {
+            followed.lost_told = followed.log.read().lost_count;
+        }
+        self.epoch
+    }
+
+    /// Begins at `cursor`. What lies before the first entry of the topics in `anywhere` is of no concern, or has been told.
+    pub(super) fn begin(&mut self, cursor: EventId, anywhere: &[Topic], tells_live: bool) {
         self.cursor = cursor;
         self.live = !tells_live;
         for followed in &mut self.topics {
-            followed.begins_anywhere = begins_anywhere;
-            // What was lost before is part of the verdict, not of the stream.
-            followed.lost_told = followed.log.read().lost_count;
+            followed.begins_anywhere = anywhere.contains(&followed.log.topic);
         }
     }
 
@@ -222,9 +246,9 @@ impl Subscriber {
         self.cursor
     }
 
-    /// How many topics it follows.
-    pub fn topic_count(&self) -> usize {
-        self.topics.len()
+    /// The topics it follows, in the order in which they were named.
+    pub fn topics(&self) -> impl Iterator<Item = &Topic> {
+        self.topics.iter().map(|followed| &followed.log.topic)
     }
 
     /// The greatest end, if every topic is finished.
@@ -327,6 +351,9 @@ impl Subscriber {
             None => {}
         }
         if !frames.is_empty() {
+            if self.topics.len() > 1 {
+                budget.cut(frames);
+            }
             return Poll::Ready(Read::Events);
         }
         if self.topics.iter().all(|followed| followed.end_told) {

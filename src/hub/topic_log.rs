@@ -107,8 +107,9 @@ impl TopicLog {
     }
 
     pub(super) fn unregister(&self, slot: usize) {
-        self.wakers.lock().remove(slot);
+        // In this order: as soon as the slot is free it may be another one's, who waits for a page.
         self.shelf.lock().forget(slot);
+        self.wakers.lock().remove(slot);
     }
 
     /// Wakes every subscriber.

@@ -5,7 +5,8 @@
 //! # Invariants
 //! 1. Everything happens under one lock that is held for microseconds and never over an `.await`: append, retention and
 //!    the hand-over to the feed are one step, so the order of the feed is the order of the log.
-//! 2. `oldest` has one entry for each topic that has events, `idle` one for each that has none.
+//! 2. `oldest` has one entry for each topic that has events, `idle` one for each that has none and that nobody follows: a
+//!    followed topic is never forgotten, so the beginning of its chain is what `Joined` stated.
 //! 3. The feed's queue holds at most [`FEED_LIMIT`] entries when an append begins: publishers wait for the hub.
 
 use std::{
@@ -155,31 +156,34 @@ impl MemoryStore {
         log.config.total_bytes = total_bytes;
     }
 
-    /// Fault injection: the log is lost and born again.
-    pub(super) fn flush(&self) {
+    /// Fault injection: the log is lost and born again. Returns its new birth.
+    pub(super) fn flush(&self) -> EventId {
         let log = &mut *self.shared.log.lock();
-        let born = log.last.next().max(EventId::new((self.shared.clock)(), 0));
-        let fresh = Self::with_clock(log.config.clone(), self.shared.clock.clone());
-        let fresh = &mut *fresh.shared.log.lock();
-        log.born = born;
-        log.last = born;
+        log.born = log.last.next().max(EventId::new((self.shared.clock)(), 0));
+        log.last = log.born;
         log.horizon = EventId::ZERO;
-        log.topics = std::mem::take(&mut fresh.topics);
+        log.topics.clear();
         log.oldest.clear();
         log.idle.clear();
         (log.events, log.bytes, log.cost) = (0, 0, 0);
         log.keys.clear();
         log.key_order.clear();
+        log.born
     }
 
-    /// Fault injection: the newest entries of `topic`, at most `count`, are lost though they were acknowledged.
-    pub(super) fn lose(&self, topic: &Topic, count: usize) {
+    /// Fault injection: the newest entries of `topic`, at most `count`, are lost though they were acknowledged. The oldest
+    /// one stays. Returns what is gone; an end goes alone and is no event.
+    pub(super) fn lose(&self, topic: &Topic, count: usize) -> Vec<Arc<Event>> {
         let log = &mut *self.shared.log.lock();
         let Some(entry) = log.topics.get_mut(topic) else {
-            return;
+            return Vec::new();
         };
+        let newest = entry.newest();
         if entry.end.take().is_some() {
-            return;
+            if log.idle.remove(&(newest, topic.clone())) {
+                log.idle.insert((entry.newest(), topic.clone()));
+            }
+            return Vec::new();
         }
         let keep = entry
             .events
@@ -187,7 +191,8 @@ impl MemoryStore {
             .saturating_sub(count)
             .max(1)
             .min(entry.events.len());
-        for event in entry.events.drain(keep..) {
+        let lost: Vec<Arc<Event>> = entry.events.drain(keep..).collect();
+        for event in &lost {
             let bytes = event.wire_bytes();
             entry.bytes -= bytes;
             log.events -= 1;
@@ -204,6 +209,7 @@ impl MemoryStore {
             .max()
             .unwrap_or(log.born)
             .max(log.born);
+        lost
     }
 
     /// Whether appends have to wait for the hub.
@@ -236,6 +242,7 @@ impl Log {
             .is_some()
             .then(|| self.hasher.hash_one((kind.as_str(), data.as_deref(), end)));
         let key = key.map(|key| (key, topic.clone()));
+        self.forget_keys(now.0);
         if let Some(remembered) = key.as_ref().and_then(|key| self.keys.get(key)) {
             return if Some(remembered.payload) == payload {
                 Ok(Appended {
@@ -267,7 +274,6 @@ impl Log {
             );
             self.key_order.push_back((until, key.clone()));
             self.keys.insert(key, Remembered { id, payload });
-            self.forget_keys(now.0);
         }
         Ok(Appended {
             id,
@@ -276,29 +282,51 @@ impl Log {
     }
 
     /// Remembers a topic. What was forgotten about it lies at or below the horizon, so that is where its chain begins.
-    fn remember(&mut self, topic: &Topic) {
-        if !self.topics.contains_key(topic) {
+    fn remember(&mut self, topic: &Topic) -> &mut TopicLog {
+        let last = self.horizon;
+        self.topics.entry(topic.clone()).or_insert_with(|| {
             self.cost += TOPIC_OVERHEAD;
-            let last = self.horizon;
-            self.topics.insert(
-                topic.clone(),
-                TopicLog {
-                    last,
-                    ..TopicLog::default()
-                },
-            );
-            self.idle.insert((last, topic.clone()));
-        }
+            TopicLog {
+                last,
+                ..TopicLog::default()
+            }
+        })
     }
 
     /// The topic's log, no longer idle.
     fn touch(&mut self, topic: &Topic) -> &mut TopicLog {
-        self.remember(topic);
-        let entry = self.topics.get_mut(topic).expect("it was put there");
-        if entry.events.is_empty() {
+        if let Some(entry) = self.topics.get(topic)
+            && entry.events.is_empty()
+        {
             self.idle.remove(&(entry.newest(), topic.clone()));
         }
-        entry
+        self.remember(topic)
+    }
+
+    /// Puts a topic that has no events where it can be forgotten, unless somebody follows it.
+    fn rest(&mut self, topic: &Topic) {
+        if let Some(entry) = self.topics.get(topic)
+            && entry.events.is_empty()
+            && !self.followed.contains(topic)
+        {
+            self.idle.insert((entry.newest(), topic.clone()));
+        }
+    }
+
+    /// A topic of which nothing is remembered but what holds for every forgotten one costs nothing.
+    fn leave(&mut self, topic: &Topic) {
+        if !self.followed.remove(topic) {
+            return;
+        }
+        let bare = self.topics.get(topic).is_some_and(|entry| {
+            entry.events.is_empty() && entry.newest() <= self.horizon && entry.lost.is_empty()
+        });
+        if bare {
+            self.topics.remove(topic);
+            self.cost -= TOPIC_OVERHEAD;
+        } else {
+            self.rest(topic);
+        }
     }
 
     fn push(
@@ -346,9 +374,7 @@ impl Log {
             end: true,
         };
         entry.end = Some(id);
-        if entry.events.is_empty() {
-            self.idle.insert((id, topic.clone()));
-        }
+        self.rest(topic);
         self.hand_over(Arc::new(event), at);
         id
     }
@@ -386,20 +412,23 @@ impl Log {
         }
     }
 
-    /// Takes the oldest events of all topics until the store fits its budget, then the topics that have none.
+    /// Forgets the oldest of the whole store until it fits its budget: an event, or a topic that has none.
     fn trim_total(&mut self) {
-        while self.cost > self.config.total_bytes && self.events > 1 {
-            let Some(topic) = self
-                .oldest
-                .first_key_value()
-                .map(|(_, topic)| topic.clone())
-            else {
+        while self.cost > self.config.total_bytes {
+            let event = self.oldest.first_key_value().map(|(id, _)| *id);
+            let idle = self.idle.first().map(|(id, _)| *id);
+            if idle.is_some_and(|idle| event.is_none_or(|event| idle < event)) {
+                self.forget_idle(u64::MAX);
+            } else if self.events > 1
+                && let Some((_, topic)) = self.oldest.first_key_value()
+            {
+                let topic = topic.clone();
+                let popped = self.pop(&topic);
+                self.tell_trimmed(topic, popped);
+            } else {
                 break;
-            };
-            let popped = self.pop(&topic);
-            self.tell_trimmed(topic, popped);
+            }
         }
-        while self.cost > self.config.total_bytes && self.forget_idle(u64::MAX) {}
     }
 
     /// Takes the oldest event of a topic that has one.
@@ -416,39 +445,28 @@ impl Log {
             Some(next) => {
                 self.oldest.insert(next.id, topic.clone());
             }
-            None => {
-                self.idle.insert((entry.newest(), topic.clone()));
-            }
+            None => self.rest(topic),
         }
         Some(event.id)
     }
 
-    /// Forgets the topic that has been idle for the longest time, if its last entry was published before `ms` and nobody
-    /// follows it.
+    /// Forgets the topic that has been idle for the longest time, if its last entry was published before `ms`.
     fn forget_idle(&mut self, ms: u64) -> bool {
-        let old = self
-            .idle
-            .iter()
-            .take_while(|(last, _)| last.ms() < ms)
-            .take(TIDY_STEPS);
-        let Some(idle) = old
-            .into_iter()
-            .find(|(_, topic)| !self.followed.contains(topic))
-            .cloned()
-        else {
+        if self.idle.first().is_none_or(|(last, _)| last.ms() >= ms) {
+            return false;
+        }
+        let Some((last, topic)) = self.idle.pop_first() else {
             return false;
         };
-        self.idle.remove(&idle);
-        if self.topics.remove(&idle.1).is_some() {
-            self.cost -= TOPIC_OVERHEAD;
-            self.horizon = self.horizon.max(idle.0);
-        }
+        self.topics.remove(&topic);
+        self.cost -= TOPIC_OVERHEAD;
+        self.horizon = self.horizon.max(last);
         true
     }
 
     fn forget_keys(&mut self, now_ms: u64) {
         while let Some((until, _)) = self.key_order.front()
-            && (*until < now_ms || self.keys.len() > KEY_LIMIT)
+            && (*until < now_ms || self.keys.len() >= KEY_LIMIT)
         {
             if let Some((_, key)) = self.key_order.pop_front() {
                 self.keys.remove(&key);
@@ -591,7 +609,7 @@ impl Store for MemoryStore {
         let mut log = self.shared.log.lock();
         log.last = log.last.max(seen);
         for topic in &topics {
-            log.remember(topic);
+            log.touch(topic);
             log.followed.insert(topic.clone());
         }
         let position = log.position(&topics, (self.shared.clock)());
@@ -603,8 +621,8 @@ impl Store for MemoryStore {
 
     fn leave(&self, topics: Vec<Topic>) {
         let mut log = self.shared.log.lock();
-        for topic in topics {
-            log.followed.remove(&topic);
+        for topic in &topics {
+            log.leave(topic);
         }
     }
 

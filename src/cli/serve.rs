@@ -1,0 +1,139 @@
+//! `tidegate serve`: bind, run until a signal, drain.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use clap::Args;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    config::{Config, Sources, StoreKind, process_environment},
+    http::{Listener, app::App, drain::drain, server},
+    hub::Hub,
+    store::{Store, memory::MemoryStore},
+    telemetry,
+};
+
+/// File descriptors that streams leave for publishing, health checks and the log.
+const SPARE_FILES: u64 = 256;
+
+#[derive(Args, Clone, Debug, Default)]
+pub(super) struct Serve {
+    /// A YAML file of settings.
+    #[arg(long, env = "TIDEGATE_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where subscribers and publishers connect (server.listen).
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<String>,
+    /// Where metrics and stats are served (admin.listen).
+    #[arg(long, value_name = "ADDRESS")]
+    admin_listen: Option<String>,
+}
+
+impl Serve {
+    pub(super) fn run(self) -> anyhow::Result<()> {
+        let flags = [
+            ("server.listen", self.listen),
+            ("admin.listen", self.admin_listen),
+        ];
+        let flags = flags
+            .into_iter()
+            .filter_map(|(key, value)| Some((key.to_owned(), value?)))
+            .collect();
+        let mut config = Config::load(&Sources {
+            file: self.config,
+            environment: process_environment(),
+            flags,
+        })?;
+        let _written = telemetry::tracing::init(&config.log).context("log.level")?;
+        std::panic::set_hook(Box::new(|panic| tracing::error!(%panic, "a task panicked")));
+        reserve_files(&mut config);
+        tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()?
+            .block_on(serve(config))
+    }
+}
+
+async fn serve(config: Config) -> anyhow::Result<()> {
+    // Before anything is bound: a signal from here on finds somebody.
+    let mut signals = (
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+    );
+    let public = server::bind(config.server.listen)
+        .with_context(|| format!("server.listen {}", config.server.listen))?;
+    let admin = server::bind(config.admin.listen)
+        .with_context(|| format!("admin.listen {}", config.admin.listen))?;
+    let store: Arc<dyn Store> = match config.store {
+        StoreKind::Memory => Arc::new(MemoryStore::new(config.memory())),
+    };
+    let hub = Hub::start(config.hub(), store);
+    let app = App::new(config, hub);
+    let (background, connections, stop) = (
+        TaskTracker::new(),
+        TaskTracker::new(),
+        CancellationToken::new(),
+    );
+    background.spawn(until(stop.clone(), app.alarms.clone().run()));
+    background.spawn(until(stop.clone(), server::watch(app.clone())));
+    for (listener, kind) in [(public, Listener::Public), (admin, Listener::Admin)] {
+        let address = listener.local_addr()?;
+        background.spawn(server::accept(
+            app.clone(),
+            listener,
+            kind,
+            connections.clone(),
+            stop.clone(),
+        ));
+        tracing::info!(listener = kind.as_str(), %address, "listening");
+    }
+    if app.config.development() {
+        tracing::info!("development mode: no auth is configured, so only this machine is served");
+    }
+
+    wait(&mut signals).await;
+    let drained = tokio::select! {
+        () = drain(&app, &connections) => true,
+        () = wait(&mut signals) => false,
+    };
+    stop.cancel();
+    background.close();
+    let _ = tokio::time::timeout(Duration::from_millis(500), background.wait()).await;
+    let _ = tokio::time::timeout(Duration::from_millis(500), app.hub.stop()).await;
+    tracing::info!(drained, "exit");
+    Ok(())
+}
+
+async fn wait((terminate, interrupt): &mut (Signal, Signal)) {
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+async fn until(stop: CancellationToken, task: impl Future<Output = ()>) {
+    tokio::select! {
+        () = task => {}
+        () = stop.cancelled() => {}
+    }
+}
+
+/// Raises the soft limit of open files to the hard one, and keeps some of them from streams.
+fn reserve_files(config: &mut Config) {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    let _ = setrlimit(Resource::Nofile, limit);
+    let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let room = usize::try_from(files.saturating_sub(SPARE_FILES)).unwrap_or(usize::MAX);
+    if config.limits.connections > room {
+        tracing::warn!(
+            files,
+            connections = room,
+            "limits.connections is more than the limit of open files allows, it is lowered"
+        );
+        config.limits.connections = room;
+    }
+}

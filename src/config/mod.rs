@@ -1,0 +1,409 @@
+//! Every setting, as one typed tree. Its defaults, units and meanings stand in `config/defaults.yaml`.
+//!
+//! Loading binds nothing and reads no global: the sources are handed in.
+
+mod source;
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use serde::Deserialize;
+
+pub use source::{Sources, process_environment};
+
+use crate::{
+    event::Topic,
+    hub::HubConfig,
+    log::{Retention, RetentionRule, RetentionRules, TailLimits},
+    store::memory::MemoryConfig,
+};
+
+/// The whole tree.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(
+    missing_docs,
+    reason = "each setting is documented in config/defaults.yaml, which is its reference"
+)]
+pub struct Config {
+    pub server: Server,
+    pub admin: Admin,
+    pub stream: Stream,
+    pub tail: TailConfig,
+    pub retention: RetentionConfig,
+    pub publish: Publish,
+    pub limits: Limits,
+    pub drain: Drain,
+    pub store: StoreKind,
+    pub auth: Auth,
+    pub cors: Cors,
+    pub log: Log,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "as above")]
+pub struct Server {
+    pub listen: SocketAddr,
+    #[serde(with = "humantime_serde")]
+    pub header_timeout: Duration,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "as above")]
+pub struct Admin {
+    pub listen: SocketAddr,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "as above")]
+pub struct Stream {
+    #[serde(with = "humantime_serde")]
+    pub keepalive: Duration,
+    #[serde(with = "humantime_serde")]
+    pub retry: Duration,
+    #[serde(with = "humantime_serde")]
+    pub write_timeout: Duration,
+    pub default_topic: Topic,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "as above")]
+pub struct TailConfig {
+    pub events: usize,
+    pub bytes: Size,
+    #[serde(with = "humantime_serde")]
+    pub age: Duration,
+    #[serde(with = "humantime_serde")]
+    pub linger: Duration,
+    pub total_bytes: Size,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "as above")]
+pub struct RetentionConfig {
+    pub events: usize,
+    pub bytes: Size,
+    #[serde(with = "humantime_serde")]
+    pub age: Duration,
+    pub total_bytes: Size,
+    pub rules: Vec<RetentionRuleConfig>,
+}
+
+/// What is left out is as for all topics.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "as above")]
+pub struct RetentionRuleConfig {
+    pub prefix: String,
+    pub events: Option<usize>,
+    pub bytes: Option<Size>,
+    #[serde(default, with = "humantime_serde::option")]
+    pub age: Option<Duration>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "as above")]
+pub struct Publish {
+    #[serde(with = "humantime_serde")]
+    pub idempotency_window: Duration,
+    #[serde(with = "humantime_serde")]
+    pub timeout: Duration,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "as above")]
+pub struct Limits {
+    pub connections: usize,
+    pub topics_per_connection: usize,
+    pub topics: usize,
+    pub event_bytes: Size,
+    pub batch_events: usize,
+    pub body_bytes: Size,
+    pub refuse_as: RefuseAs,
+}
+
+/// How a temporary refusal is answered.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum RefuseAs {
+    /// A stream for whoever accepts `text/event-stream` alone, a status for others.
+    Auto,
+    /// Always a status.
+    Status,
+    /// Always a stream.
+    Stream,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "as above")]
+pub struct Drain {
+    #[serde(with = "humantime_serde")]
+    pub timeout: Duration,
+    #[serde(with = "humantime_serde")]
+    pub delay: Duration,
+}
+
+/// Where the log lives.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum StoreKind {
+    /// In this process.
+    Memory,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "as above")]
+pub struct Auth {
+    pub anonymous: Vec<Right>,
+}
+
+/// What a caller may do.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Right {
+    /// Follow topics.
+    Subscribe,
+    /// Publish to topics.
+    Publish,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "as above")]
+pub struct Cors {
+    pub origins: Vec<String>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "as above")]
+pub struct Log {
+    pub level: String,
+    pub format: LogFormat,
+    pub access: bool,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// Pretty on a terminal, JSON otherwise.
+    Auto,
+    /// For people.
+    Pretty,
+    /// For programs.
+    Json,
+}
+
+/// A number of bytes: `64KiB`, `1MiB`, or digits alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size(usize);
+
+impl Size {
+    /// The number of bytes.
+    pub const fn bytes(self) -> usize {
+        self.0
+    }
+}
+
+impl<'de> Deserialize<'de> for Size {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let size = bytesize::ByteSize::deserialize(deserializer)?;
+        usize::try_from(size.as_u64())
+            .map(Self)
+            .map_err(serde::de::Error::custom)
+    }
+}
+
+/// Why settings were refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file could not be read.
+    #[error("cannot read {path}")]
+    File {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file is no YAML.
+    #[error("{path} is not valid YAML: {message}")]
+    Yaml {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong, with line and column.
+        message: String,
+    },
+    /// There is no such setting.
+    #[error("{place}: unknown setting {key}{}", hint(.nearest.as_ref()))]
+    Unknown {
+        /// Where it was written.
+        place: String,
+        /// What was written.
+        key: String,
+        /// What was probably meant.
+        nearest: Option<String>,
+    },
+    /// The value does not fit the setting.
+    #[error("{place}: {key}: {message}")]
+    Value {
+        /// Where it was written.
+        place: String,
+        /// Which setting.
+        key: String,
+        /// What is wrong, and what is allowed.
+        message: String,
+    },
+    /// Serving others without saying who may do what.
+    #[error(
+        "{key} is {address}, which is not a loopback address, and no auth is configured: anybody who reaches it could publish. \
+         Configure auth, or say auth.anonymous: [subscribe, publish] (TIDEGATE_AUTH__ANONYMOUS=subscribe,publish) if that is what you want"
+    )]
+    Exposed {
+        /// Which listener.
+        key: &'static str,
+        /// Where it was told to listen.
+        address: SocketAddr,
+    },
+}
+
+fn hint(nearest: Option<&String>) -> String {
+    nearest.map_or_else(String::new, |nearest| format!(", did you mean {nearest}?"))
+}
+
+impl Config {
+    /// Reads all sources and checks what they say together.
+    ///
+    /// # Errors
+    /// See [`ConfigError`]; it names the place, the key and what is allowed.
+    pub fn load(sources: &Sources) -> Result<Self, ConfigError> {
+        let config = sources.read()?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Whether no auth is configured: then only loopback is served, under the rules of development mode.
+    pub fn development(&self) -> bool {
+        self.auth.anonymous.is_empty()
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        for (key, address) in [
+            ("server.listen", self.server.listen),
+            ("admin.listen", self.admin.listen),
+        ] {
+            if self.development() && !address.ip().is_loopback() {
+                return Err(ConfigError::Exposed { key, address });
+            }
+        }
+        let least = |key: &str, holds: bool, message: &str| {
+            if holds {
+                Ok(())
+            } else {
+                Err(ConfigError::Value {
+                    place: "settings".into(),
+                    key: key.into(),
+                    message: message.into(),
+                })
+            }
+        };
+        least(
+            "stream.keepalive",
+            self.stream.keepalive >= Duration::from_millis(100),
+            "must be at least 100ms",
+        )?;
+        least(
+            "stream.write_timeout",
+            self.stream.write_timeout >= Duration::from_millis(100),
+            "must be at least 100ms",
+        )?;
+        least(
+            "stream.retry",
+            self.stream.retry >= Duration::from_millis(1),
+            "must be at least 1ms",
+        )?;
+        least(
+            "server.header_timeout",
+            self.server.header_timeout >= Duration::from_millis(100),
+            "must be at least 100ms",
+        )?;
+        least(
+            "limits.topics_per_connection",
+            self.limits.topics_per_connection >= 1,
+            "must be at least 1",
+        )?;
+        least("tail.events", self.tail.events >= 1, "must be at least 1")?;
+        least(
+            "retention.events",
+            self.retention.events >= 1,
+            "must be at least 1",
+        )?;
+        for origin in &self.cors.origins {
+            let plain = origin.split_once("://").is_some_and(|(scheme, host)| {
+                !scheme.is_empty() && !host.is_empty() && !host.contains(['/', '*', ' '])
+            });
+            least(
+                "cors.origins",
+                plain,
+                &format!(
+                    "{origin:?} is no origin: write scheme://host or scheme://host:port, no path, no wildcard"
+                ),
+            )?;
+        }
+        Ok(())
+    }
+
+    /// The rules of retention.
+    pub fn retention_rules(&self) -> RetentionRules {
+        let millis = |age: Duration| u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+        let keep = &self.retention;
+        let default = Retention {
+            events: keep.events,
+            bytes: keep.bytes.bytes(),
+            age_ms: millis(keep.age),
+        };
+        let rule = |rule: &RetentionRuleConfig| RetentionRule {
+            prefix: rule.prefix.clone(),
+            retention: Retention {
+                events: rule.events.unwrap_or(default.events),
+                bytes: rule.bytes.map_or(default.bytes, Size::bytes),
+                age_ms: rule.age.map_or(default.age_ms, millis),
+            },
+        };
+        RetentionRules::new(default, keep.rules.iter().map(rule).collect())
+    }
+
+    /// The settings of the hub.
+    pub fn hub(&self) -> HubConfig {
+        HubConfig {
+            tail: TailLimits {
+                events: self.tail.events,
+                bytes: self.tail.bytes.bytes(),
+                age_ms: u64::try_from(self.tail.age.as_millis()).unwrap_or(u64::MAX),
+            },
+            tail_total_bytes: self.tail.total_bytes.bytes(),
+            linger: self.tail.linger,
+            topics: self.limits.topics,
+            retention: self.retention_rules(),
+            join_timeout: self.publish.timeout,
+        }
+    }
+
+    /// The settings of the memory store.
+    pub fn memory(&self) -> MemoryConfig {
+        MemoryConfig {
+            retention: self.retention_rules(),
+            total_bytes: self.retention.total_bytes.bytes(),
+            idempotency_window: self.publish.idempotency_window,
+        }
+    }
+}

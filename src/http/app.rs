@@ -1,0 +1,138 @@
+//! What all requests share.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{alarm::Alarms, streams::Streams};
+use crate::{
+    config::{Config, Right},
+    hub::Hub,
+    telemetry::{Metrics, metrics::Snapshot},
+};
+
+/// What all requests share.
+pub struct App {
+    /// The settings.
+    pub config: Config,
+    /// Topics and subscribers.
+    pub hub: Hub,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// Open streams.
+    pub streams: Arc<Streams>,
+    /// Their deadlines.
+    pub alarms: Arc<Alarms>,
+    /// Connections that wait for another request are asked to end.
+    pub closing: CancellationToken,
+    /// When this process began to serve.
+    pub started: Instant,
+    mode: AtomicU8,
+}
+
+/// How far the shutdown has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Mode {
+    /// All is well.
+    Serving,
+    /// Unready, but everything still works: the balancer is looking away.
+    Unready,
+    /// New streams are refused, open ones leave.
+    Draining,
+}
+
+impl App {
+    /// The state of a replica that begins to serve.
+    pub fn new(config: Config, hub: Hub) -> Arc<Self> {
+        let metrics = Arc::new(Metrics::new(hub.store().kind()));
+        let replica = format!("{:08x}", rand::random::<u32>());
+        Arc::new(Self {
+            streams: Arc::new(Streams::new(replica, metrics.clone())),
+            config,
+            hub,
+            metrics,
+            alarms: Arc::new(Alarms::default()),
+            closing: CancellationToken::new(),
+            started: Instant::now(),
+            mode: AtomicU8::new(Mode::Serving as u8),
+        })
+    }
+
+    /// How far the shutdown has come.
+    pub fn mode(&self) -> Mode {
+        match self.mode.load(Ordering::Acquire) {
+            0 => Mode::Serving,
+            1 => Mode::Unready,
+            _ => Mode::Draining,
+        }
+    }
+
+    /// The shutdown has come further.
+    pub fn enter(&self, mode: Mode) {
+        self.mode.fetch_max(mode as u8, Ordering::AcqRel);
+    }
+
+    /// Whether a balancer may send traffic here.
+    pub fn ready(&self) -> bool {
+        self.mode() == Mode::Serving && self.hub.ready()
+    }
+
+    /// What a browser is told about coming back: around `stream.retry`, so that not all come at once.
+    pub fn retry_ms(&self) -> u64 {
+        jittered(self.config.stream.retry)
+    }
+
+    /// Whether anybody may do this.
+    pub fn anonymous_may(&self, right: Right) -> bool {
+        self.config.development() || self.config.auth.anonymous.contains(&right)
+    }
+
+    /// What is looked up for a scrape.
+    pub fn snapshot(&self) -> Snapshot {
+        let (hub, store, counters) = (
+            self.hub.stats(),
+            self.hub.store().stats(),
+            self.hub.counters(),
+        );
+        let counts = [
+            &counters.holes,
+            &counters.cuts,
+            &counters.forks,
+            &counters.resets,
+            &counters.pages,
+        ];
+        Snapshot {
+            topics: hub.topics,
+            tail_bytes: hub.tail_bytes,
+            frontier_age_seconds: self.hub.frontier_age().as_secs_f64(),
+            ready: self.ready(),
+            hub: counts.map(|count| count.load(Ordering::Relaxed)),
+            store: [
+                store.topics,
+                store.events,
+                store.bytes,
+                store.idempotency_keys,
+                store.feed_backlog,
+            ],
+        }
+    }
+}
+
+/// 67 to 133 % of a duration, in milliseconds.
+pub fn jittered(around: Duration) -> u64 {
+    let ms = u64::try_from(around.as_millis()).unwrap_or(u64::MAX / 200);
+    rand::random_range(ms * 67 / 100..=ms * 133 / 100).max(1)
+}
+
+/// A moment as RFC 3339, in UTC with milliseconds.
+pub fn rfc3339(moment: SystemTime) -> String {
+    humantime_serde::re::humantime::format_rfc3339_millis(moment).to_string()
+}

@@ -1,0 +1,218 @@
+//! The only place that knows HTTP: what is served where, and what stands before it.
+//!
+//! ```text
+//! connection ─► observe ─► origin guard ─► routes ─► events, publish, health …
+//! ```
+//!
+//! A response whose body is a stream leaves the HTTP library: see [`server`] and [`writer`].
+
+pub mod alarm;
+pub mod app;
+pub mod body;
+pub mod drain;
+mod events;
+pub(crate) mod health;
+pub mod problem;
+mod publish;
+pub mod query;
+mod refusal;
+pub mod server;
+pub mod stream;
+pub mod streams;
+pub mod writer;
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use futures_util::future::BoxFuture;
+use http::{Method, Request, Response};
+use hyper::body::Incoming;
+use tokio_util::sync::CancellationToken;
+use tower::{Layer, Service, ServiceExt, util::BoxCloneSyncService};
+
+use self::{
+    app::App,
+    body::Body,
+    problem::{Code, Problem},
+};
+use crate::{admin, layers};
+
+pub(crate) use refusal::Refusable;
+
+/// Which of the two listeners a request came in on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listener {
+    /// Subscribers and publishers.
+    Public,
+    /// Operators.
+    Admin,
+}
+
+impl Listener {
+    /// As it stands in log lines.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Public => "public",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+/// Who sent a request.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// The address of the other end.
+    pub address: SocketAddr,
+    /// The id of the request, taken or made.
+    pub request_id: Box<str>,
+    /// Ends the connection, where a stream has no other way to.
+    pub kill: Option<CancellationToken>,
+}
+
+/// A route: its path and the methods that it allows.
+struct Route {
+    path: &'static str,
+    allow: &'static str,
+}
+
+const fn route(path: &'static str, allow: &'static str) -> Route {
+    Route { path, allow }
+}
+
+const PUBLIC: [Route; 5] = [
+    route("/events", "GET, HEAD, OPTIONS"),
+    route("/publish", "POST, OPTIONS"),
+    route("/health", "GET, HEAD, OPTIONS"),
+    route("/health/live", "GET, HEAD, OPTIONS"),
+    route("/health/ready", "GET, HEAD, OPTIONS"),
+];
+
+const ADMIN: [Route; 5] = [
+    route("/metrics", "GET, HEAD, OPTIONS"),
+    route("/stats", "GET, HEAD, OPTIONS"),
+    route("/health", "GET, HEAD, OPTIONS"),
+    route("/health/live", "GET, HEAD, OPTIONS"),
+    route("/health/ready", "GET, HEAD, OPTIONS"),
+];
+
+/// The service of a listener: layers around routes. Every refusal has become a response.
+pub(crate) type Stack =
+    BoxCloneSyncService<Request<Incoming>, Response<Body>, std::convert::Infallible>;
+
+/// Builds the stack of a listener, from the outside in.
+pub(crate) fn stack(app: &Arc<App>, listener: Listener) -> Stack {
+    let routes = Routes {
+        app: app.clone(),
+        listener,
+    };
+    // Whatever is refused further in is still seen, counted and given a request id.
+    let observe = layers::ObserveLayer::new(app.clone());
+    // Before any route: a page of a stranger's must not even find out what there is.
+    let guard = layers::OriginLayer::new(app.clone());
+    BoxCloneSyncService::new(observe.layer(guard.layer(routes)))
+}
+
+/// The routes of a listener.
+#[derive(Clone)]
+struct Routes {
+    app: Arc<App>,
+    listener: Listener,
+}
+
+fn find(listener: Listener, path: &str) -> Option<&'static Route> {
+    let routes: &'static [Route] = match listener {
+        Listener::Public => &PUBLIC,
+        Listener::Admin => &ADMIN,
+    };
+    routes.iter().find(|route| route.path == path)
+}
+
+/// The name of a request's route, for metrics and logs.
+pub(crate) fn route_name(path: &str) -> &'static str {
+    PUBLIC
+        .iter()
+        .chain(&ADMIN)
+        .find(|route| route.path == path)
+        .map_or("other", |route| route.path)
+}
+
+impl Service<Request<Incoming>> for Routes {
+    type Response = Response<Body>;
+    type Error = Problem;
+    type Future = BoxFuture<'static, Result<Response<Body>, Problem>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Problem>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+        let Self { app, listener } = self.clone();
+        Box::pin(async move {
+            let (parts, body) = request.into_parts();
+            let path = parts.uri.path();
+            let Some(route) = find(listener, path) else {
+                let there: Vec<&str> = if listener == Listener::Public {
+                    &PUBLIC
+                } else {
+                    &ADMIN
+                }
+                .iter()
+                .map(|route| route.path)
+                .collect();
+                return Err(Problem::new(
+                    Code::NotFound,
+                    format!(
+                        "there is no such route here, there are {}",
+                        there.join(", ")
+                    ),
+                ));
+            };
+            if !route.allow.split(", ").any(|method| method == parts.method) {
+                let problem = Problem::new(
+                    Code::MethodNotAllowed,
+                    format!("{} allows {}", route.path, route.allow),
+                );
+                return Err(Problem {
+                    allow: Some(route.allow),
+                    ..problem
+                });
+            }
+            if parts.method == Method::OPTIONS {
+                return Ok(layers::options(route.allow));
+            }
+            match route.path {
+                "/events" => {
+                    let caller = parts
+                        .extensions
+                        .get::<Caller>()
+                        .expect("the observing layer has put it there");
+                    events::get(
+                        &app,
+                        &parts.method,
+                        &parts.headers,
+                        parts.uri.query(),
+                        caller,
+                    )
+                    .await
+                }
+                "/publish" => publish::post(&app, &parts.headers, parts.uri.query(), body).await,
+                "/health" => Ok(health::report(&app).await),
+                "/health/live" => Ok(health::live()),
+                "/health/ready" => Ok(health::ready(&app)),
+                "/metrics" => admin::metrics(&app),
+                _ => Ok(admin::stats(&app)),
+            }
+        })
+    }
+}
+
+/// Sends one request through a stack.
+pub(crate) async fn serve(stack: Stack, request: Request<Incoming>) -> Response<Body> {
+    match stack.oneshot(request).await {
+        Ok(response) => response,
+        Err(never) => match never {},
+    }
+}

@@ -1,0 +1,568 @@
+//! `POST /publish`: one event, a batch, or a stream of lines.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use bytes::{Bytes, BytesMut};
+use futures_util::{future::BoxFuture, stream};
+use http::{
+    HeaderMap, HeaderValue, Response, StatusCode,
+    header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE},
+};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::{
+    app::App,
+    body::Body,
+    health::json,
+    problem::{Code, Problem},
+    query::Query,
+};
+use crate::{
+    config::Right,
+    event::{EventId, PublishItem},
+    store::{Append, Appended, IdempotencyKey, StoreError},
+};
+
+/// Lines that are stored in one go.
+const LINES: usize = 512;
+/// Errors that the summary of NDJSON lists.
+const LISTED_ERRORS: usize = 100;
+
+/// What the body is.
+enum Form {
+    Json,
+    Lines,
+    Data,
+}
+
+fn form(headers: &HeaderMap) -> Result<Form, Problem> {
+    if let Some(encoding) = headers
+        .get(CONTENT_ENCODING)
+        .filter(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity"))
+    {
+        let detail =
+            format!("Content-Encoding {encoding:?} is not supported: send the body as it is");
+        return Err(Problem::new(Code::MediaTypeUnsupported, detail));
+    }
+    let media_type = headers
+        .get(CONTENT_TYPE)
+        .map_or(&b""[..], HeaderValue::as_bytes);
+    let essence = media_type
+        .split(|byte| *byte == b';')
+        .next()
+        .unwrap_or_default()
+        .trim_ascii()
+        .to_ascii_lowercase();
+    match &*essence {
+        b"application/json" => Ok(Form::Json),
+        b"application/x-ndjson" | b"application/ndjson" => Ok(Form::Lines),
+        essence if essence.starts_with(b"multipart/") => Err(Problem::new(
+            Code::MediaTypeUnsupported,
+            "multipart bodies are not supported: send application/json, application/x-ndjson, or the data itself",
+        )),
+        _ => Ok(Form::Data),
+    }
+}
+
+/// Stores what the body says and answers with the ids.
+pub(super) async fn post(
+    app: &Arc<App>,
+    headers: &HeaderMap,
+    query: Option<&str>,
+    body: Incoming,
+) -> Result<Response<Body>, Problem> {
+    let query = Query::parse(query)?;
+    let form = form(headers)?;
+    let key = headers
+        .get("idempotency-key")
+        .map(|key| key_of(key.as_bytes()))
+        .transpose()?;
+    if !app.anonymous_may(Right::Publish) {
+        return Err(Problem::new(
+            Code::Unauthorized,
+            "publishing needs credentials here",
+        ));
+    }
+    match form {
+        Form::Lines => lines(app, &query, key, body).await,
+        Form::Data => data(app, &query, key, &collect(app, headers, body).await?).await,
+        Form::Json => {
+            let body = collect(app, headers, body).await?;
+            let text = text(&body)?;
+            if text.trim_ascii_start().starts_with('[') {
+                batch(app, text, key).await
+            } else {
+                single(app, PublishItem::from_json(text)?, key).await
+            }
+        }
+    }
+}
+
+fn key_of(key: &[u8]) -> Result<Box<str>, Problem> {
+    let printable = key.iter().all(|byte| (0x20..0x7f).contains(byte));
+    match std::str::from_utf8(key) {
+        Ok(text) if printable && (1..=255).contains(&key.len()) => Ok(text.into()),
+        _ => Err(Problem::new(
+            Code::IdempotencyInvalid,
+            "an idempotency key has 1 to 255 printable ASCII characters",
+        )),
+    }
+}
+
+fn text(body: &[u8]) -> Result<&str, Problem> {
+    std::str::from_utf8(body).map_err(|error| {
+        Problem::new(
+            Code::Utf8Invalid,
+            format!(
+                "the body is not valid UTF-8 after byte {}",
+                error.valid_up_to()
+            ),
+        )
+    })
+}
+
+async fn collect(app: &App, headers: &HeaderMap, mut body: Incoming) -> Result<Bytes, Problem> {
+    let limit = app.config.limits.body_bytes.bytes();
+    let too_large = || {
+        Problem::new(
+            Code::BodyTooLarge,
+            format!(
+                "the body has more than {limit} bytes, which is the limit; application/x-ndjson may be of any length"
+            ),
+        )
+    };
+    let announced = headers
+        .get(CONTENT_LENGTH)
+        .and_then(|length| length.to_str().ok())
+        .and_then(|length| length.parse::<usize>().ok());
+    if announced.is_some_and(|length| length > limit) {
+        return Err(too_large());
+    }
+    let mut first = Bytes::new();
+    let mut all = BytesMut::new();
+    while let Some(piece) = next_piece(&mut body).await? {
+        if all.is_empty() && first.is_empty() {
+            first = piece;
+            continue;
+        }
+        if all.is_empty() {
+            all.extend_from_slice(&first);
+        }
+        all.extend_from_slice(&piece);
+        if all.len() > limit {
+            return Err(too_large());
+        }
+    }
+    let body = if all.is_empty() { first } else { all.freeze() };
+    if body.len() > limit {
+        Err(too_large())
+    } else {
+        Ok(body)
+    }
+}
+
+async fn next_piece(body: &mut Incoming) -> Result<Option<Bytes>, Problem> {
+    loop {
+        match body.frame().await {
+            None => return Ok(None),
+            Some(Ok(frame)) => {
+                if let Ok(data) = frame.into_data() {
+                    return Ok(Some(data));
+                }
+            }
+            Some(Err(error)) => {
+                return Err(Problem::new(
+                    Code::RequestMalformed,
+                    format!("the body could not be read: {error}"),
+                ));
+            }
+        }
+    }
+}
+
+/// What the store is asked for an item that is complete and within the limits.
+fn append(app: &App, item: PublishItem, key: Option<Box<str>>) -> Result<Append, Problem> {
+    let topic = item.topic.ok_or_else(|| Problem::new(Code::TopicMissing, "name the topic to publish to: {\"topic\":\"…\"}, or ?topic=… where the body is the data"))?;
+    let limit = app.config.limits.event_bytes.bytes();
+    let bytes = item.data.as_ref().map_or(0, |data| data.len());
+    if bytes > limit {
+        return Err(Problem::new(
+            Code::EventTooLarge,
+            format!("the data has {bytes} bytes, the limit is {limit}"),
+        ));
+    }
+    let key = match item.key {
+        Some(key) => Some(key_of(key.as_bytes())?),
+        None => key,
+    };
+    let key = key.map(|key| IdempotencyKey {
+        caller: anonymous(),
+        key,
+    });
+    Ok(Append {
+        topic,
+        kind: item.kind,
+        data: item.data,
+        end: item.end,
+        key,
+    })
+}
+
+/// Keys are scoped by caller; without auth there is one.
+fn anonymous() -> Arc<str> {
+    static ANONYMOUS: std::sync::OnceLock<Arc<str>> = std::sync::OnceLock::new();
+    ANONYMOUS.get_or_init(|| "".into()).clone()
+}
+
+/// Stores items that passed the checks; the answers are those of the items, in order.
+async fn store(app: &App, items: Vec<Result<Append, Problem>>) -> Vec<Result<Appended, Problem>> {
+    let bytes: Vec<u64> = items
+        .iter()
+        .flatten()
+        .map(|append| append.data.as_ref().map_or(0, |data| data.len() as u64))
+        .collect();
+    let mut answers = Vec::with_capacity(items.len());
+    let mut batch = Vec::with_capacity(bytes.len());
+    for item in items {
+        answers.push(item.map(|append| batch.push(append)));
+    }
+    let count = batch.len();
+    let stored =
+        match tokio::time::timeout(app.config.publish.timeout, app.hub.store().append(batch)).await
+        {
+            Ok(stored) => stored,
+            Err(_) => (0..count)
+                .map(|_| Err(StoreError::Timeout.into()))
+                .collect(),
+        };
+    let (mut events, mut sum) = (0, 0);
+    for (answer, bytes) in stored.iter().zip(bytes) {
+        if answer.as_ref().is_ok_and(|appended| !appended.duplicate) {
+            events += 1;
+            sum += bytes;
+        }
+    }
+    app.metrics.published.inc_by(events);
+    app.metrics.published_bytes.inc_by(sum);
+    let mut stored = stored.into_iter();
+    answers
+        .into_iter()
+        .map(|answer| {
+            answer.and_then(|()| {
+                stored
+                    .next()
+                    .expect("an answer for each item")
+                    .map_err(Problem::from)
+            })
+        })
+        .collect()
+}
+
+#[derive(Serialize)]
+struct Stored<'a> {
+    id: EventId,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    topic: Option<&'a str>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    duplicate: bool,
+}
+
+/// The answer for one of several items.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum ItemAnswer {
+    Stored(Stored<'static>),
+    Failed {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        line: Option<u64>,
+        error: Box<RawValue>,
+    },
+}
+
+impl ItemAnswer {
+    fn new(line: Option<u64>, answer: Result<Appended, Problem>) -> Self {
+        match answer {
+            Ok(appended) => Self::Stored(Stored {
+                id: appended.id,
+                topic: None,
+                duplicate: appended.duplicate,
+            }),
+            Err(problem) => Self::Failed {
+                line,
+                error: RawValue::from_string(problem.json(None)).expect("a problem is JSON"),
+            },
+        }
+    }
+}
+
+async fn single(
+    app: &App,
+    item: PublishItem,
+    key: Option<Box<str>>,
+) -> Result<Response<Body>, Problem> {
+    let append = append(app, item, key)?;
+    let topic = append.topic.clone();
+    let appended = store(app, vec![Ok(append)])
+        .await
+        .pop()
+        .expect("an answer for each item")?;
+    Ok(json(
+        StatusCode::OK,
+        &Stored {
+            id: appended.id,
+            topic: Some(topic.as_str()),
+            duplicate: appended.duplicate,
+        },
+    ))
+}
+
+async fn data(
+    app: &App,
+    query: &Query<'_>,
+    key: Option<Box<str>>,
+    body: &[u8],
+) -> Result<Response<Body>, Problem> {
+    let item = PublishItem {
+        topic: query
+            .first("topic")
+            .map(str::parse)
+            .transpose()
+            .map_err(|error| Problem::new(Code::TopicInvalid, format!("topic: {error}")))?,
+        kind: query
+            .first("event")
+            .map(str::parse)
+            .transpose()
+            .map_err(|error| Problem::new(Code::TypeInvalid, format!("event: {error}")))?
+            .unwrap_or_default(),
+        data: Some(text(body)?.into()),
+        end: false,
+        key: None,
+    };
+    single(app, item, key).await
+}
+
+async fn batch(app: &App, text: &str, key: Option<Box<str>>) -> Result<Response<Body>, Problem> {
+    #[derive(Serialize)]
+    struct Results {
+        results: Vec<ItemAnswer>,
+    }
+    let items: Vec<&RawValue> = serde_json::from_str(text)
+        .map_err(|error| Problem::new(Code::JsonInvalid, error.to_string()))?;
+    let limit = app.config.limits.batch_events;
+    if items.len() > limit {
+        return Err(Problem::new(
+            Code::BatchTooLarge,
+            format!(
+                "the batch has {} events, the limit is {limit}; application/x-ndjson may have any number of lines",
+                items.len()
+            ),
+        ));
+    }
+    let item = |(at, item): (usize, &&RawValue)| {
+        append(
+            app,
+            PublishItem::from_json(item.get())?,
+            key.as_ref().map(|key| format!("{key}#{at}").into()),
+        )
+    };
+    let items = items.iter().enumerate().map(item).collect();
+    let answers = store(app, items).await;
+    let status = if answers.iter().all(Result::is_ok) {
+        StatusCode::OK
+    } else {
+        StatusCode::MULTI_STATUS
+    };
+    let results = answers
+        .into_iter()
+        .map(|answer| ItemAnswer::new(None, answer))
+        .collect();
+    Ok(json(status, &Results { results }))
+}
+
+/// Answers to some lines, each with its number.
+type Answers = Vec<(u64, Result<Appended, Problem>)>;
+
+/// Reads lines and stores them, in bounded memory whatever the length of the body.
+struct Lines {
+    app: Arc<App>,
+    body: Incoming,
+    key: Option<Box<str>>,
+    buffer: BytesMut,
+    /// Lines that were cut out of the buffer and wait to be stored.
+    ready: VecDeque<(u64, Result<Append, Problem>)>,
+    line: u64,
+    events: u64,
+    /// The rest of a line that is too long is passed over.
+    skipping: bool,
+    over: bool,
+}
+
+impl Lines {
+    /// The answers to the next lines; none at the end of the body.
+    async fn next(&mut self) -> Result<Option<Answers>, Problem> {
+        loop {
+            if !self.ready.is_empty() {
+                let count = self.ready.len().min(LINES);
+                let (numbers, items): (Vec<u64>, Vec<_>) = self.ready.drain(..count).unzip();
+                return Ok(Some(
+                    numbers
+                        .into_iter()
+                        .zip(store(&self.app, items).await)
+                        .collect(),
+                ));
+            }
+            if self.over {
+                return Ok(None);
+            }
+            match next_piece(&mut self.body).await? {
+                Some(piece) => self.take(&piece),
+                None => {
+                    self.over = true;
+                    let last = self.buffer.split();
+                    self.end_of_line(&last);
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, piece: &[u8]) {
+        let mut rest = piece;
+        while let Some(end) = memchr::memchr(b'\n', rest) {
+            if self.buffer.is_empty() {
+                self.end_of_line(&rest[..end]);
+            } else {
+                self.buffer.extend_from_slice(&rest[..end]);
+                let line = self.buffer.split();
+                self.end_of_line(&line);
+            }
+            rest = &rest[end + 1..];
+        }
+        let limit = self.app.config.limits.body_bytes.bytes();
+        if self.buffer.len() + rest.len() > limit && !self.skipping {
+            self.buffer.clear();
+            self.skipping = true;
+            let problem = Problem::new(
+                Code::EventTooLarge,
+                format!("the line has more than {limit} bytes, which is the limit"),
+            );
+            self.ready.push_back((self.line + 1, Err(problem)));
+        }
+        if !self.skipping {
+            self.buffer.extend_from_slice(rest);
+        }
+    }
+
+    fn end_of_line(&mut self, line: &[u8]) {
+        self.line += 1;
+        if std::mem::take(&mut self.skipping) || line.trim_ascii().is_empty() {
+            // A line that was too long has its answer; its key is used up all the same.
+            return;
+        }
+        let at = self.events;
+        self.events += 1;
+        let item = text(line).and_then(|text| Ok(PublishItem::from_json(text)?));
+        let key = self.key.as_ref().map(|key| format!("{key}#{at}").into());
+        let item = item.and_then(|item| append(&self.app, item, key));
+        self.ready.push_back((self.line, item));
+    }
+}
+
+async fn lines(
+    app: &Arc<App>,
+    query: &Query<'_>,
+    key: Option<Box<str>>,
+    body: Incoming,
+) -> Result<Response<Body>, Problem> {
+    #[derive(Default, Serialize)]
+    struct Summary {
+        stored: u64,
+        failed: u64,
+        first: Option<EventId>,
+        last: Option<EventId>,
+        errors: Vec<ItemAnswer>,
+    }
+    let mut lines = Lines {
+        app: app.clone(),
+        body,
+        key,
+        buffer: BytesMut::new(),
+        ready: VecDeque::new(),
+        line: 0,
+        events: 0,
+        skipping: false,
+        over: false,
+    };
+    match query.first("ack") {
+        None => {}
+        Some("lines") => return Ok(acknowledged(lines)),
+        Some(_) => {
+            return Err(Problem::new(
+                Code::QueryInvalid,
+                "ack= is not known, allowed: lines",
+            ));
+        }
+    }
+    let mut summary = Summary::default();
+    while let Some(answers) = lines.next().await? {
+        for (line, answer) in answers {
+            match answer {
+                Ok(appended) => {
+                    summary.stored += 1;
+                    summary.first = summary.first.or(Some(appended.id));
+                    summary.last = Some(appended.id);
+                }
+                Err(problem) => {
+                    summary.failed += 1;
+                    if summary.errors.len() < LISTED_ERRORS {
+                        summary
+                            .errors
+                            .push(ItemAnswer::new(Some(line), Err(problem)));
+                    }
+                }
+            }
+        }
+    }
+    Ok(json(
+        if summary.failed == 0 {
+            StatusCode::OK
+        } else {
+            StatusCode::MULTI_STATUS
+        },
+        &summary,
+    ))
+}
+
+/// One answer a line, written while the lines are read.
+fn acknowledged(lines: Lines) -> Response<Body> {
+    let step = |mut lines: Lines| -> BoxFuture<'static, Option<(Bytes, Lines)>> {
+        Box::pin(async move {
+            let answers = match lines.next().await {
+                Ok(answers) => answers?,
+                // The request broke off: what was stored has been said.
+                Err(problem) => {
+                    lines.over = true;
+                    vec![(lines.line + 1, Err(problem))]
+                }
+            };
+            let mut bytes = Vec::new();
+            for (line, answer) in answers {
+                serde_json::to_writer(&mut bytes, &ItemAnswer::new(Some(line), answer))
+                    .expect("plain values are JSON");
+                bytes.push(b'\n');
+            }
+            Some((Bytes::from(bytes), lines))
+        })
+    };
+    let mut response = Response::new(Body::Pieces(Box::pin(stream::unfold(lines, step))));
+    let headers = response.headers_mut();
+    headers.insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("application/x-ndjson"),
+    );
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    response
+}

@@ -1,0 +1,382 @@
+//! What a subscriber's stream says, whoever writes it: `$open`, events, keepalives, checkpoints, the end.
+//!
+//! One [`EventStream`] has two kinds of writers: [`super::writer`], which owns the socket, and the body of a response,
+//! where an HTTP library does. Both ask it what comes next and tell it what was written.
+
+use std::{
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::{Bytes, BytesMut};
+use serde::Serialize;
+
+use super::{
+    alarm::{Alarm, Alarms},
+    app::App,
+    streams::{StreamHandle, StreamScope},
+};
+use crate::{
+    event::{ControlFrame, Envelope, EventId, Frame, Topic},
+    hub::{Budget, Opening, Read, Subscriber},
+    log::{Gap, Replay},
+    telemetry::CloseReason,
+};
+
+/// What goes out in one go: enough to fill a socket's buffer.
+const BUDGET: Budget = Budget {
+    frames: 64,
+    bytes: 64 * 1024,
+};
+
+/// How the client wants its stream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StreamOptions {
+    /// How events are written.
+    pub envelope: Envelope,
+    /// `heartbeat=event`: `$heartbeat` instead of a comment.
+    pub heartbeat: bool,
+    /// `control=off`: no `$` event at all.
+    pub quiet: bool,
+}
+
+/// What comes next.
+pub enum Next {
+    /// These events: the caller writes them in order and calls [`EventStream::wrote`] for what left.
+    Events,
+    /// A frame of the gateway's own, as SSE bytes.
+    Control(Vec<u8>),
+    /// Nothing more: the stream is over.
+    End,
+}
+
+enum Phase {
+    Opening(Box<Opening>),
+    Open,
+    Over,
+}
+
+/// One subscriber's stream.
+pub struct EventStream {
+    app: Arc<App>,
+    subscriber: Subscriber,
+    scope: StreamScope,
+    options: StreamOptions,
+    phase: Phase,
+    waits_here: bool,
+    /// The tick of the last write, and of the next keepalive if nothing is written until then.
+    last_write: u64,
+    keepalive_at: u64,
+    alarm: Option<Alarm>,
+}
+
+impl EventStream {
+    /// A stream that begins with `opening`.
+    pub fn new(
+        app: Arc<App>,
+        subscriber: Subscriber,
+        opening: Opening,
+        scope: StreamScope,
+        options: StreamOptions,
+    ) -> Self {
+        app.metrics.opened(opening.replay.as_str());
+        if let Replay::Gap(gap) = &opening.replay {
+            app.metrics.gap(gap.reason.as_str());
+        }
+        let now = app.alarms.now();
+        let mut stream = Self {
+            app,
+            subscriber,
+            scope,
+            options,
+            phase: Phase::Opening(Box::new(opening)),
+            waits_here: false,
+            last_write: now,
+            keepalive_at: now,
+            alarm: None,
+        };
+        stream.written();
+        stream
+    }
+
+    /// What a writer counts into.
+    pub fn scope(&mut self) -> &mut StreamScope {
+        &mut self.scope
+    }
+
+    /// How others reach this stream.
+    pub fn handle(&self) -> &Arc<StreamHandle> {
+        self.scope.handle()
+    }
+
+    /// What everything shares.
+    pub fn app(&self) -> &Arc<App> {
+        &self.app
+    }
+
+    /// How events are written.
+    pub fn envelope(&self) -> Envelope {
+        self.options.envelope
+    }
+
+    /// The tick of the last write.
+    pub fn last_write(&self) -> u64 {
+        self.last_write
+    }
+
+    /// What comes next; events are put into `frames`, which is empty.
+    pub fn poll_next(&mut self, cx: &Context<'_>, frames: &mut Vec<Arc<Frame>>) -> Poll<Next> {
+        if !std::mem::replace(&mut self.waits_here, true) {
+            self.subscriber.wake_here(cx);
+            self.scope.handle().wake_here(cx.waker());
+        }
+        loop {
+            match &self.phase {
+                Phase::Opening(_) => {
+                    let Phase::Opening(opening) = std::mem::replace(&mut self.phase, Phase::Open)
+                    else {
+                        continue;
+                    };
+                    return Poll::Ready(Next::Control(self.open(&opening)));
+                }
+                Phase::Over => return Poll::Ready(Next::End),
+                Phase::Open => {}
+            }
+            if let Some(reason) = self.scope.handle().closing() {
+                self.scope.ends(reason);
+                self.phase = Phase::Over;
+                if reason == CloseReason::Drain {
+                    return Poll::Ready(Next::Control(self.farewell()));
+                }
+                continue;
+            }
+            match self.subscriber.poll_read(cx, frames, BUDGET) {
+                Poll::Ready(Read::Events) => return Poll::Ready(Next::Events),
+                Poll::Ready(read) => {
+                    if let Some(control) = self.control(read) {
+                        return Poll::Ready(Next::Control(control));
+                    }
+                }
+                Poll::Pending => {
+                    if self.app.alarms.now() >= self.keepalive_at {
+                        return Poll::Ready(Next::Control(self.keepalive()));
+                    }
+                    self.ring_at(self.keepalive_at, cx);
+                    return Poll::Pending;
+                }
+            }
+        }
+    }
+
+    /// Sees to it that the stream is polled at `tick` or before.
+    pub fn ring_at(&mut self, tick: u64, cx: &Context<'_>) {
+        self.alarm = Some(self.app.alarms.set(self.alarm, tick, cx.waker()));
+    }
+
+    /// Counts events that have left, and moves the cursor over them.
+    pub fn wrote(&mut self, frames: &[Arc<Frame>], bytes: usize) {
+        if let (Some(first), Some(last)) = (frames.first(), frames.last()) {
+            self.subscriber.advance(last.id());
+            self.app
+                .metrics
+                .latency
+                .observe_us(self.app.hub.now_us().saturating_sub(first.arrived_us()));
+        }
+        self.scope.wrote(frames.len() as u64, bytes as u64);
+        self.written();
+    }
+
+    /// Something was written: silence begins anew.
+    pub fn written(&mut self) {
+        self.last_write = self.app.alarms.now();
+        let ticks = u64::from(Alarms::ticks(self.app.config.stream.keepalive));
+        // At least 85 % of it; the longest silence is the setting itself, which proxies rely on.
+        self.keepalive_at = self.last_write + ticks - rand::random_range(0..=ticks * 15 / 100);
+    }
+
+    /// The next piece for a body that an HTTP library writes.
+    pub fn poll_bytes(&mut self, cx: &Context<'_>) -> Poll<Option<Bytes>> {
+        self.scope
+            .handle()
+            .polled_at
+            .store(self.app.alarms.now(), std::sync::atomic::Ordering::Relaxed);
+        let mut frames = Vec::new();
+        let piece = match std::task::ready!(self.poll_next(cx, &mut frames)) {
+            Next::End => return Poll::Ready(None),
+            Next::Control(control) => {
+                let bytes = Bytes::from(control);
+                self.wrote(&[], bytes.len());
+                bytes
+            }
+            Next::Events => {
+                let bytes = match &*frames {
+                    [frame] => frame.sse(self.options.envelope),
+                    frames => {
+                        let mut bytes = BytesMut::with_capacity(
+                            frames.iter().map(|frame| frame.wire_bytes()).sum(),
+                        );
+                        frames.iter().for_each(|frame| {
+                            bytes.extend_from_slice(&frame.sse(self.options.envelope))
+                        });
+                        bytes.freeze()
+                    }
+                };
+                self.wrote(&frames, bytes.len());
+                bytes
+            }
+        };
+        Poll::Ready(Some(piece))
+    }
+
+    fn open(&self, opening: &Opening) -> Vec<u8> {
+        #[derive(Serialize)]
+        struct Open<'a> {
+            connection: &'a str,
+            replay: &'a str,
+            #[serde(flatten)]
+            gap: Option<GapData<'a>>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            topics: Option<Vec<&'a Topic>>,
+        }
+        let connection = self.scope.connection();
+        let (gap, topics) = match &opening.replay {
+            Replay::Gap(gap) => (Some(GapData::new(gap)), None),
+            _ => (None, Some(self.subscriber.topics().collect())),
+        };
+        let data = json(&Open {
+            connection: &connection,
+            replay: opening.replay.as_str(),
+            gap,
+            topics,
+        });
+        let frame = ControlFrame {
+            retry_ms: Some(self.app.retry_ms()),
+            id: Some(opening.cursor),
+            event: Some("$open"),
+            data: Some(&data),
+        };
+        self.encode(frame)
+    }
+
+    /// A control frame; with `control=off` only what moves the cursor.
+    fn encode(&self, frame: ControlFrame<'_>) -> Vec<u8> {
+        if self.options.quiet {
+            return ControlFrame {
+                event: None,
+                data: None,
+                ..frame
+            }
+            .encode();
+        }
+        frame.encode()
+    }
+
+    fn control(&mut self, read: Read) -> Option<Vec<u8>> {
+        fn frame<'a>(id: Option<EventId>, event: &'a str, data: &'a str) -> ControlFrame<'a> {
+            ControlFrame {
+                retry_ms: None,
+                id,
+                event: Some(event),
+                data: Some(data),
+            }
+        }
+        match read {
+            Read::Events => None,
+            Read::Gap(gap) => {
+                self.app.metrics.gap(gap.reason.as_str());
+                (!self.options.quiet)
+                    .then(|| frame(None, "$gap", &json(&GapData::new(&gap))).encode())
+            }
+            Read::Live => Some(self.encode(frame(Some(self.subscriber.cursor()), "$live", "{}"))),
+            Read::End { topic, id, moves } => {
+                #[derive(Serialize)]
+                struct End<'a> {
+                    topic: &'a Topic,
+                }
+                if self.options.quiet && !moves {
+                    return None;
+                }
+                Some(self.encode(frame(
+                    moves.then_some(id),
+                    "$end",
+                    &json(&End { topic: &topic }),
+                )))
+            }
+            Read::Over => {
+                self.scope.ends(CloseReason::Finished);
+                self.phase = Phase::Over;
+                None
+            }
+        }
+    }
+
+    /// What fills a silence: the cursor where it has moved without an event, else a comment or a heartbeat.
+    fn keepalive(&mut self) -> Vec<u8> {
+        let heartbeat = self.options.heartbeat && !self.options.quiet;
+        let checkpoint = self.subscriber.checkpoint();
+        let mut bytes = match checkpoint {
+            Some(cursor) => self.encode(ControlFrame {
+                retry_ms: None,
+                id: Some(cursor),
+                event: Some("$cursor"),
+                data: Some(""),
+            }),
+            None => Vec::new(),
+        };
+        if heartbeat {
+            bytes.extend(
+                ControlFrame {
+                    event: Some("$heartbeat"),
+                    data: Some(""),
+                    ..ControlFrame::default()
+                }
+                .encode(),
+            );
+        } else if bytes.is_empty() {
+            bytes.extend_from_slice(b": keepalive\n\n");
+        }
+        bytes
+    }
+
+    /// The last frame of a stream that is drained: when to come back, and from where.
+    fn farewell(&mut self) -> Vec<u8> {
+        self.subscriber.checkpoint();
+        let id = Some(self.subscriber.cursor());
+        self.encode(ControlFrame {
+            retry_ms: Some(self.app.retry_ms()),
+            id,
+            event: Some("$drain"),
+            data: Some("{}"),
+        })
+    }
+}
+
+impl Drop for EventStream {
+    fn drop(&mut self) {
+        if let Some(alarm) = self.alarm {
+            self.app.alarms.cancel(alarm);
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct GapData<'a> {
+    reason: &'a str,
+    topics: &'a [Topic],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    missed_at_least: Option<u64>,
+}
+
+impl<'a> GapData<'a> {
+    fn new(gap: &'a Gap) -> Self {
+        Self {
+            reason: gap.reason.as_str(),
+            topics: &gap.topics,
+            missed_at_least: gap.missed_at_least,
+        }
+    }
+}
+
+fn json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("text with text keys is JSON")
+}

@@ -1,0 +1,256 @@
+//! The open streams of this replica, and the scope of each: what has to happen exactly once when it ends.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering},
+    },
+    task::Waker,
+};
+
+use parking_lot::Mutex;
+use slab::Slab;
+use tokio::{sync::Notify, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use crate::telemetry::{CloseReason, Metrics};
+
+/// All open streams.
+pub struct Streams {
+    open: Mutex<Slab<Arc<StreamHandle>>>,
+    count: AtomicUsize,
+    next: AtomicU64,
+    replica: String,
+    emptied: Notify,
+    metrics: Arc<Metrics>,
+}
+
+/// How others reach an open stream.
+pub struct StreamHandle {
+    number: u64,
+    close: AtomicU8,
+    waker: Mutex<Option<Waker>>,
+    /// The tick at which its body was last asked for more; only where an HTTP library writes for it.
+    pub polled_at: AtomicU64,
+    /// Ends the connection of a body that is not asked any more.
+    pub kill: Option<CancellationToken>,
+    /// Written by us, so that we see for ourselves whether it is stuck.
+    pub owned: AtomicBool,
+}
+
+impl StreamHandle {
+    /// Asks the stream to end for `reason`, in its own time; the first reason stays.
+    pub fn close(&self, reason: CloseReason) {
+        let _ = self
+            .close
+            .compare_exchange(0, reason as u8, Ordering::AcqRel, Ordering::Acquire);
+        if let Some(waker) = &*self.waker.lock() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Why it was asked to end.
+    pub fn closing(&self) -> Option<CloseReason> {
+        let asked = self.close.load(Ordering::Acquire);
+        CloseReason::ALL
+            .into_iter()
+            .find(|reason| *reason as u8 == asked)
+    }
+
+    /// Where the stream is woken.
+    pub fn wake_here(&self, waker: &Waker) {
+        let mut slot = self.waker.lock();
+        match &mut *slot {
+            Some(old) => old.clone_from(waker),
+            none => *none = Some(waker.clone()),
+        }
+    }
+}
+
+impl Streams {
+    /// No streams yet, on the replica named `replica`.
+    pub fn new(replica: String, metrics: Arc<Metrics>) -> Self {
+        Self {
+            open: Mutex::default(),
+            count: AtomicUsize::new(0),
+            next: AtomicU64::new(1),
+            replica,
+            emptied: Notify::new(),
+            metrics,
+        }
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.count.load(Ordering::Acquire)
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// A place for one stream more, unless there are `limit` already.
+    pub fn reserve(self: &Arc<Self>, limit: usize) -> Option<Place> {
+        let reserved = self
+            .count
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |count| {
+                (count < limit).then_some(count + 1)
+            });
+        reserved.ok().map(|_| Place {
+            streams: self.clone(),
+        })
+    }
+
+    /// The handles of all open streams.
+    pub fn handles(&self) -> Vec<Arc<StreamHandle>> {
+        self.open
+            .lock()
+            .iter()
+            .map(|(_, handle)| handle.clone())
+            .collect()
+    }
+
+    /// Waits until there is none.
+    pub async fn emptied(&self) {
+        loop {
+            let emptied = self.emptied.notified();
+            if self.is_empty() {
+                return;
+            }
+            emptied.await;
+        }
+    }
+}
+
+/// A permit for one stream; given back when it is dropped, on whatever way.
+pub struct Place {
+    streams: Arc<Streams>,
+}
+
+impl Place {
+    /// The stream begins.
+    pub fn begin(self, request: StreamRequest, kill: Option<CancellationToken>) -> StreamScope {
+        let streams = &self.streams;
+        let number = streams.next.fetch_add(1, Ordering::Relaxed);
+        let handle = Arc::new(StreamHandle {
+            number,
+            close: AtomicU8::new(0),
+            waker: Mutex::default(),
+            polled_at: AtomicU64::new(u64::MAX),
+            kill,
+            owned: AtomicBool::new(false),
+        });
+        let key = streams.open.lock().insert(handle.clone());
+        streams.metrics.sse_active_connections.inc();
+        StreamScope {
+            place: self,
+            handle,
+            key,
+            request,
+            started: Instant::now(),
+            reason: CloseReason::Gone,
+            events: 0,
+            bytes: 0,
+            behind: false,
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if self.streams.count.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.streams.emptied.notify_waiters();
+        }
+    }
+}
+
+/// What is remembered of the request that began a stream, for its last log line.
+#[derive(Clone, Debug)]
+pub struct StreamRequest {
+    /// Who asked.
+    pub address: SocketAddr,
+    /// The id of the request.
+    pub request_id: Box<str>,
+}
+
+/// From the moment a stream is accepted to its end, which happens once, when this is dropped.
+pub struct StreamScope {
+    place: Place,
+    handle: Arc<StreamHandle>,
+    key: usize,
+    request: StreamRequest,
+    started: Instant,
+    reason: CloseReason,
+    events: u64,
+    bytes: u64,
+    behind: bool,
+}
+
+impl StreamScope {
+    /// How others reach it.
+    pub fn handle(&self) -> &Arc<StreamHandle> {
+        &self.handle
+    }
+
+    /// The id of the connection; it names its replica.
+    pub fn connection(&self) -> String {
+        format!("{}-{}", self.place.streams.replica, self.handle.number)
+    }
+
+    /// The metrics it counts into.
+    pub fn metrics(&self) -> &Metrics {
+        &self.place.streams.metrics
+    }
+
+    /// Why it will have ended.
+    pub fn ends(&mut self, reason: CloseReason) {
+        self.reason = reason;
+    }
+
+    /// Counts what was written.
+    pub fn wrote(&mut self, events: u64, bytes: u64) {
+        self.events += events;
+        self.bytes += bytes;
+        let metrics = self.metrics();
+        if events > 0 {
+            metrics.delivered.inc_by(events);
+        }
+        metrics.delivered_bytes.inc_by(bytes);
+    }
+
+    /// Whether the reader's socket takes nothing at the moment.
+    pub fn behind(&mut self, behind: bool) {
+        if self.behind != behind {
+            self.behind = behind;
+            let lagging = &self.metrics().lagging;
+            if behind {
+                lagging.inc()
+            } else {
+                lagging.dec()
+            };
+        }
+    }
+}
+
+impl Drop for StreamScope {
+    fn drop(&mut self) {
+        self.behind(false);
+        let streams = &self.place.streams;
+        streams.open.lock().remove(self.key);
+        streams.metrics.sse_active_connections.dec();
+        streams.metrics.closed(self.reason);
+        tracing::info!(
+            target: "access",
+            request_id = %self.request.request_id,
+            address = %self.request.address,
+            connection = %self.connection(),
+            duration_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            events = self.events,
+            bytes = self.bytes,
+            reason = self.reason.as_str(),
+            "stream ended"
+        );
+    }
+}

@@ -1,0 +1,259 @@
+//! Writes a stream to a socket that it owns: the way of almost every stream.
+//!
+//! The HTTP library has answered the request and given the socket up; what is left for each connection is this small task.
+//! It keeps no queue: what the socket did not take is read from the log again, but for the rest of one frame.
+//!
+//! The end is a whole chunk, the last chunk, a shutdown of the write side, and a short time of discarding what the client
+//! still sends: a close with unread bytes would reset the last cursor away (RFC 9112, 9.6).
+
+use std::{
+    cell::RefCell,
+    io::{self, IoSlice},
+    pin::Pin,
+    sync::{Arc, atomic::Ordering},
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::{Buf, Bytes};
+use socket2::SockRef;
+use tokio::{io::AsyncWrite, net::TcpStream};
+
+use super::{
+    alarm::Alarms,
+    stream::{EventStream, Next},
+};
+use crate::{event::Frame, telemetry::CloseReason};
+
+/// What the kernel may hold for a reader that does not read; without it, some megabytes.
+const SEND_BUFFER: usize = 64 * 1024;
+/// What a client may send on a stream before it is closed.
+const NOISE_LIMIT: u32 = 64 * 1024;
+/// How long the last bytes have to arrive.
+const LINGER: Duration = Duration::from_secs(1);
+/// Rounds of one poll; then others have their turn.
+const ROUNDS: usize = 4;
+
+thread_local! {
+    // One for each core instead of one for each connection: both are used within one poll.
+    static FRAMES: RefCell<Vec<Arc<Frame>>> = const { RefCell::new(Vec::new()) };
+    static NOISE: RefCell<Box<[u8]>> = RefCell::new(vec![0; 4096].into());
+}
+
+/// The task of one stream.
+pub struct StreamWriter {
+    socket: TcpStream,
+    stream: EventStream,
+    /// What the socket has not taken of the last write.
+    rest: Bytes,
+    phase: Phase,
+    /// The tick of the last progress.
+    progress: u64,
+    noise: u32,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Streaming,
+    /// The last chunk is on its way.
+    Ending,
+    /// The write side is shut down; the client has until this tick.
+    Lingering(u64),
+}
+
+impl StreamWriter {
+    /// A writer that begins with `head`.
+    pub fn new(socket: TcpStream, stream: EventStream, head: Vec<u8>) -> Self {
+        // A larger buffer is no error, only memory.
+        let _ = SockRef::from(&socket).set_send_buffer_size(SEND_BUFFER);
+        stream.handle().owned.store(true, Ordering::Relaxed);
+        let progress = stream.app().alarms.now();
+        Self {
+            socket,
+            stream,
+            rest: head.into(),
+            phase: Phase::Streaming,
+            progress,
+            noise: 0,
+        }
+    }
+
+    fn alarm_in(&mut self, duration: Duration, cx: &Context<'_>) {
+        let tick = self.progress + u64::from(Alarms::ticks(duration));
+        self.stream.ring_at(tick, cx);
+    }
+
+    /// Discards what the client sends. Ready: the stream is over.
+    fn poll_noise(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
+        NOISE.with_borrow_mut(|noise| {
+            loop {
+                if ready!(self.socket.poll_read_ready(cx)).is_err() {
+                    return Poll::Ready(CloseReason::Gone);
+                }
+                match self.socket.try_read(noise) {
+                    Ok(0) => return Poll::Ready(CloseReason::Gone),
+                    Ok(count) => {
+                        self.noise = self
+                            .noise
+                            .saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
+                        if self.noise > NOISE_LIMIT {
+                            return Poll::Ready(CloseReason::Noise);
+                        }
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(_) => return Poll::Ready(CloseReason::Gone),
+                }
+            }
+        })
+    }
+
+    /// Writes what is left of the last write.
+    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CloseReason>> {
+        while !self.rest.is_empty() {
+            match self.socket.try_write(&self.rest) {
+                Ok(count) => {
+                    self.rest.advance(count);
+                    self.progress = self.stream.app().alarms.now();
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.stream.scope().behind(true);
+                    match self.socket.poll_write_ready(cx) {
+                        Poll::Ready(Ok(())) => {}
+                        Poll::Ready(Err(_)) => return Poll::Ready(Err(CloseReason::Gone)),
+                        Poll::Pending => {
+                            let timeout = self.stream.app().config.stream.write_timeout;
+                            if self.stream.app().alarms.now()
+                                >= self.progress + u64::from(Alarms::ticks(timeout))
+                            {
+                                return Poll::Ready(Err(CloseReason::Stuck));
+                            }
+                            self.alarm_in(timeout, cx);
+                            return Poll::Pending;
+                        }
+                    }
+                }
+                Err(_) => return Poll::Ready(Err(CloseReason::Gone)),
+            }
+        }
+        self.stream.scope().behind(false);
+        Poll::Ready(Ok(()))
+    }
+
+    /// Writes events as far as the socket takes them; of the rest only the frame that was begun is kept.
+    fn write_frames(&mut self, frames: &[Arc<Frame>]) -> Result<(), CloseReason> {
+        let envelope = self.stream.envelope();
+        let written = match frames {
+            [frame] => self.socket.try_write(frame.chunk(envelope)),
+            _ => {
+                let mut slices = [IoSlice::new(&[]); 64];
+                for (slice, frame) in slices.iter_mut().zip(frames) {
+                    *slice = IoSlice::new(frame.chunk(envelope));
+                }
+                self.socket
+                    .try_write_vectored(&slices[..frames.len().min(64)])
+            }
+        };
+        let mut left = match written {
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(_) => return Err(CloseReason::Gone),
+        };
+        let taken = left;
+        let mut whole = 0;
+        for frame in frames.iter().take(64) {
+            let chunk = frame.chunk(envelope);
+            if left < chunk.len() {
+                if left > 0 || taken == 0 {
+                    // Begun, or the first one of a socket that takes nothing: it waits in `rest`.
+                    self.rest = chunk.slice(left..);
+                    whole += 1;
+                }
+                break;
+            }
+            left -= chunk.len();
+            whole += 1;
+        }
+        if taken > 0 {
+            self.progress = self.stream.app().alarms.now();
+        }
+        self.stream.wrote(&frames[..whole], taken + self.rest.len());
+        Ok(())
+    }
+
+    fn poll_stream(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
+        for _ in 0..ROUNDS {
+            if let Err(reason) = ready!(self.poll_rest(cx)) {
+                return Poll::Ready(reason);
+            }
+            match self.phase {
+                Phase::Streaming => {}
+                Phase::Ending => {
+                    // `TcpStream` shuts down at once.
+                    let _ = Pin::new(&mut self.socket).poll_shutdown(cx);
+                    let until = self.stream.app().alarms.now() + u64::from(Alarms::ticks(LINGER));
+                    self.phase = Phase::Lingering(until);
+                    continue;
+                }
+                Phase::Lingering(until) => {
+                    if self.stream.app().alarms.now() >= until {
+                        return Poll::Ready(CloseReason::Finished);
+                    }
+                    self.stream.ring_at(until, cx);
+                    return Poll::Pending;
+                }
+            }
+            let mut frames = FRAMES.take();
+            let next = self.stream.poll_next(cx, &mut frames);
+            let outcome = match next {
+                Poll::Pending => None,
+                Poll::Ready(Next::Events) => Some(self.write_frames(&frames)),
+                Poll::Ready(Next::Control(sse)) => {
+                    let chunk = chunk(&sse);
+                    self.stream.wrote(&[], chunk.len());
+                    self.rest = chunk.into();
+                    Some(Ok(()))
+                }
+                Poll::Ready(Next::End) => {
+                    self.rest = Bytes::from_static(b"0\r\n\r\n");
+                    self.phase = Phase::Ending;
+                    Some(Ok(()))
+                }
+            };
+            frames.clear();
+            FRAMES.set(frames);
+            match outcome {
+                None => return Poll::Pending,
+                Some(Ok(())) => {}
+                Some(Err(reason)) => return Poll::Ready(reason),
+            }
+        }
+        // There is more to write, and others wait for this core.
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+impl Future for StreamWriter {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.get_mut();
+        let reason = match this.poll_noise(cx) {
+            Poll::Ready(reason) => reason,
+            Poll::Pending => ready!(this.poll_stream(cx)),
+        };
+        // A stream that ended by itself has said so; what comes after is only the farewell.
+        if this.phase == Phase::Streaming {
+            this.stream.scope().ends(reason);
+        }
+        Poll::Ready(())
+    }
+}
+
+/// Bytes as one HTTP/1.1 chunk.
+fn chunk(bytes: &[u8]) -> Vec<u8> {
+    let mut chunk = format!("{:X}\r\n", bytes.len()).into_bytes();
+    chunk.extend_from_slice(bytes);
+    chunk.extend_from_slice(b"\r\n");
+    chunk
+}

@@ -1,0 +1,173 @@
+//! The outermost layer: gives a request its id, counts it, writes its access log line, and turns refusals into responses.
+
+use std::{
+    convert::Infallible,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use futures_util::future::BoxFuture;
+use http::{HeaderMap, HeaderValue, Method, Request, Response};
+use tokio::time::Instant;
+use tower::{Layer, Service};
+
+use crate::{
+    http::{
+        Caller, Refusable,
+        app::App,
+        body::Body,
+        problem::{Code, Problem},
+        route_name,
+        server::{HEAD_BYTES, Peer},
+    },
+    telemetry::metrics::RequestLabels,
+};
+
+/// The header that carries the id of a request, both ways.
+const REQUEST_ID: &str = "x-request-id";
+
+/// Wraps a service in [`Observe`].
+#[derive(Clone)]
+pub(crate) struct ObserveLayer {
+    app: Arc<App>,
+}
+
+impl ObserveLayer {
+    pub(crate) fn new(app: Arc<App>) -> Self {
+        Self { app }
+    }
+}
+
+impl<S> Layer<S> for ObserveLayer {
+    type Service = Observe<S>;
+
+    fn layer(&self, inner: S) -> Observe<S> {
+        Observe {
+            app: self.app.clone(),
+            inner,
+        }
+    }
+}
+
+/// See the module.
+#[derive(Clone)]
+pub(crate) struct Observe<S> {
+    app: Arc<App>,
+    inner: S,
+}
+
+impl<S, B> Service<Request<B>> for Observe<S>
+where
+    S: Service<Request<B>, Response = Response<Body>, Error = Problem>,
+    S::Future: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let started = Instant::now();
+        let app = self.app.clone();
+        let peer = request.extensions().get::<Peer>().cloned();
+        let request_id = taken(request.headers())
+            .unwrap_or_else(|| format!("{:016x}", rand::random::<u64>()).into());
+        let method = method_name(request.method());
+        let route = route_name(request.uri().path());
+        let refusable = (route == "/events").then(|| {
+            Refusable::new(
+                app.config.limits.refuse_as,
+                request.method(),
+                request.headers(),
+                request.uri().query(),
+            )
+        });
+        let address = peer
+            .as_ref()
+            .map_or_else(|| ([0, 0, 0, 0], 0).into(), |peer| peer.address);
+        request.extensions_mut().insert(Caller {
+            address,
+            request_id: request_id.clone(),
+            kill: peer.map(|peer| peer.kill),
+        });
+        let answer = match too_large(&request) {
+            Some(problem) => Err(problem),
+            None => Ok(self.inner.call(request)),
+        };
+        Box::pin(async move {
+            let answer = match answer {
+                Ok(answer) => answer.await,
+                Err(problem) => Err(problem),
+            };
+            let code = answer.as_ref().err().map(|problem| problem.code.as_str());
+            let mut response = answer.unwrap_or_else(|problem| {
+                let as_stream =
+                    refusable.and_then(|refusable| refusable.response(&problem, &request_id));
+                app.metrics
+                    .refused(problem.code.as_str(), as_stream.is_some());
+                as_stream.unwrap_or_else(|| problem.response(&request_id))
+            });
+            let status = response.status().as_u16();
+            if let Ok(value) = HeaderValue::from_str(&request_id) {
+                response.headers_mut().insert(REQUEST_ID, value);
+            }
+            let elapsed = started.elapsed();
+            app.metrics.request(
+                &RequestLabels {
+                    method,
+                    route,
+                    status,
+                },
+                elapsed.as_secs_f64(),
+            );
+            let duration_us = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
+            tracing::info!(target: "access", request_id = &*request_id, %address, method, route, status, duration_us, code, "request");
+            Ok(response)
+        })
+    }
+}
+
+/// The id that the client or a proxy gave the request, if it is fit for a log line.
+fn taken(headers: &HeaderMap) -> Option<Box<str>> {
+    let id = headers.get(REQUEST_ID)?.to_str().ok()?;
+    let plain = (1..=64).contains(&id.len())
+        && id
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte));
+    plain.then(|| id.into())
+}
+
+fn method_name(method: &Method) -> &'static str {
+    const NAMES: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"];
+    NAMES
+        .into_iter()
+        .find(|name| method == name)
+        .unwrap_or("other")
+}
+
+fn too_large<B>(request: &Request<B>) -> Option<Problem> {
+    let url = request
+        .uri()
+        .path_and_query()
+        .map_or(0, |url| url.as_str().len());
+    if url > HEAD_BYTES / 2 {
+        return Some(Problem::new(
+            Code::UrlTooLarge,
+            format!("the URL has {url} bytes, the limit is {}", HEAD_BYTES / 2),
+        ));
+    }
+    let headers: usize = request
+        .headers()
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len() + 4)
+        .sum();
+    (headers > HEAD_BYTES).then(|| {
+        Problem::new(
+            Code::HeaderTooLarge,
+            format!("the header fields have {headers} bytes, the limit is {HEAD_BYTES}"),
+        )
+    })
+}

@@ -1,0 +1,308 @@
+//! Every metric family. Label values come from closed lists, never from what a client sends.
+
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::{ConstGauge, Gauge},
+        histogram::Histogram,
+    },
+    registry::{Registry, Unit},
+};
+
+use super::{CloseReason, histogram::Latencies, process::ProcessStats};
+
+/// Seconds: from a refusal in microseconds to a publish that waited for its store.
+const REQUEST_BOUNDS: [f64; 11] = [
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0,
+];
+
+/// Labels of a request.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct RequestLabels {
+    /// `GET`, `POST` …, or `other`.
+    pub method: &'static str,
+    /// The route's path, or `other`.
+    pub route: &'static str,
+    /// The status as a number.
+    pub status: u16,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct VerdictLabels {
+    verdict: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ReasonLabels {
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct RefusalLabels {
+    code: &'static str,
+    shape: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct VersionLabels {
+    version: &'static str,
+    store: &'static str,
+}
+
+/// All families, registered once.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// Time to the head of the response; of a publish, to its answer.
+    requests: Family<RequestLabels, Histogram, fn() -> Histogram>,
+    /// Open SSE streams.
+    pub sse_active_connections: Gauge,
+    /// Open TCP connections on the public listener.
+    pub tcp_connections: Gauge,
+    /// Streams that wait for their reader's socket.
+    pub lagging: Gauge,
+    /// Events stored through this replica.
+    pub published: Counter,
+    /// Bytes of data of these.
+    pub published_bytes: Counter,
+    /// Events written to streams.
+    pub delivered: Counter,
+    /// Bytes written to streams.
+    pub delivered_bytes: Counter,
+    /// From storing an event to its write into a socket.
+    pub latency: Latencies,
+    resumes: Family<VerdictLabels, Counter>,
+    gaps: Family<ReasonLabels, Counter>,
+    closes: Family<ReasonLabels, Counter>,
+    refusals: Family<RefusalLabels, Counter>,
+}
+
+/// What is looked up at the moment of a scrape.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Snapshot {
+    /// Topics in memory.
+    pub topics: usize,
+    /// Bytes of all tails.
+    pub tail_bytes: u64,
+    /// Seconds since the frontier moved while something is being repaired.
+    pub frontier_age_seconds: f64,
+    /// Whether new traffic is welcome.
+    pub ready: bool,
+    /// Holes, cuts, forks, resets, pages: since the start.
+    pub hub: [u64; 5],
+    /// Topics, events, bytes, idempotency keys, feed backlog of the store.
+    pub store: [usize; 5],
+}
+
+impl Metrics {
+    /// All families at zero.
+    pub fn new(store: &'static str) -> Self {
+        let mut registry = Registry::default();
+        let requests =
+            Family::<RequestLabels, Histogram, fn() -> Histogram>::new_with_constructor(|| {
+                Histogram::new(REQUEST_BOUNDS)
+            });
+        registry.register(
+            "http_request_duration_seconds",
+            "Time to the head of the response, by method, route and status",
+            requests.clone(),
+        );
+        let sse_active_connections =
+            gauge(&mut registry, "sse_active_connections", "Open SSE streams");
+        let registry_of_ours = registry.sub_registry_with_prefix("tidegate");
+        let r = registry_of_ours;
+        let build: Family<VersionLabels, Gauge> = Family::default();
+        build
+            .get_or_create_owned(&VersionLabels {
+                version: env!("CARGO_PKG_VERSION"),
+                store,
+            })
+            .set(1);
+        r.register("build_info", "Version and store of this replica", build);
+        let tcp_connections = gauge(
+            r,
+            "tcp_connections",
+            "Open TCP connections on the public listener",
+        );
+        let lagging = gauge(
+            r,
+            "streams_lagging",
+            "Streams that wait for their reader's socket",
+        );
+        let published = counter(r, "events_published", "Events stored through this replica");
+        let published_bytes = counter(
+            r,
+            "published_bytes",
+            "Bytes of data of the events stored through this replica",
+        );
+        let delivered = counter(r, "events_delivered", "Events written to streams");
+        let delivered_bytes = counter(r, "delivered_bytes", "Bytes written to streams");
+        let latency = Latencies::default();
+        r.register_with_unit(
+            "delivery_latency",
+            "From storing an event to its write into a socket, once for each write",
+            Unit::Seconds,
+            latency.clone(),
+        );
+        let resumes: Family<VerdictLabels, Counter> = Family::default();
+        for verdict in ["none", "complete", "gap"] {
+            let _ = resumes.get_or_create_owned(&VerdictLabels { verdict });
+        }
+        r.register(
+            "stream_opens",
+            "Streams opened, by what their client was told about its resume",
+            resumes.clone(),
+        );
+        let gaps: Family<ReasonLabels, Counter> = Family::default();
+        r.register("gaps", "Gaps told to clients, by reason", gaps.clone());
+        let closes: Family<ReasonLabels, Counter> = Family::default();
+        for reason in CloseReason::ALL {
+            let _ = closes.get_or_create_owned(&ReasonLabels {
+                reason: reason.as_str(),
+            });
+        }
+        r.register("streams_closed", "Streams ended, by reason", closes.clone());
+        let refusals: Family<RefusalLabels, Counter> = Family::default();
+        r.register(
+            "refusals",
+            "Requests refused, by code, as a status or as a stream that an EventSource survives",
+            refusals.clone(),
+        );
+        Self {
+            registry,
+            requests,
+            sse_active_connections,
+            tcp_connections,
+            lagging,
+            published,
+            published_bytes,
+            delivered,
+            delivered_bytes,
+            latency,
+            resumes,
+            gaps,
+            closes,
+            refusals,
+        }
+    }
+
+    /// Counts a request whose response head is ready.
+    pub fn request(&self, labels: &RequestLabels, seconds: f64) {
+        match self.requests.get(labels) {
+            Some(histogram) => histogram.observe(seconds),
+            None => self.requests.get_or_create_owned(labels).observe(seconds),
+        }
+    }
+
+    /// Counts a stream that was opened.
+    pub fn opened(&self, verdict: &'static str) {
+        self.resumes
+            .get_or_create_owned(&VerdictLabels { verdict })
+            .inc();
+    }
+
+    /// Counts a gap that a client was told.
+    pub fn gap(&self, reason: &'static str) {
+        self.gaps
+            .get_or_create_owned(&ReasonLabels { reason })
+            .inc();
+    }
+
+    /// Counts a stream that ended.
+    pub fn closed(&self, reason: CloseReason) {
+        self.closes
+            .get_or_create_owned(&ReasonLabels {
+                reason: reason.as_str(),
+            })
+            .inc();
+    }
+
+    /// Counts a refusal.
+    pub fn refused(&self, code: &'static str, as_stream: bool) {
+        let shape = if as_stream { "stream" } else { "status" };
+        self.refusals
+            .get_or_create_owned(&RefusalLabels { code, shape })
+            .inc();
+    }
+
+    /// All families as OpenMetrics text.
+    ///
+    /// # Errors
+    /// When the text cannot be formatted, which no value of ours causes.
+    pub fn encode(&self, snapshot: &Snapshot) -> Result<String, std::fmt::Error> {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode_registry(&mut text, &self.registry)?;
+        let mut now = Registry::default();
+        snapshot.register(now.sub_registry_with_prefix("tidegate"));
+        ProcessStats::read().register(now.sub_registry_with_prefix("process"));
+        prometheus_client::encoding::text::encode_registry(&mut text, &now)?;
+        prometheus_client::encoding::text::encode_eof(&mut text)?;
+        Ok(text)
+    }
+}
+
+impl Snapshot {
+    fn register(&self, r: &mut Registry) {
+        let count = |number: usize| ConstGauge::new(i64::try_from(number).unwrap_or(i64::MAX));
+        r.register("topics", "Topics in memory", count(self.topics));
+        r.register(
+            "tail_bytes",
+            "Bytes of all tails",
+            ConstGauge::new(i64::try_from(self.tail_bytes).unwrap_or(i64::MAX)),
+        );
+        r.register(
+            "frontier_age_seconds",
+            "Time since the frontier moved while something is being repaired",
+            ConstGauge::new(self.frontier_age_seconds),
+        );
+        r.register(
+            "ready",
+            "Whether new traffic is welcome",
+            ConstGauge::new(i64::from(self.ready)),
+        );
+        let names = [
+            ("feed_holes", "Holes found in the feed"),
+            ("feed_cuts", "Times that the feed was cut"),
+            (
+                "store_forks",
+                "Times that the store had lost acknowledged entries",
+            ),
+            ("store_resets", "Times that the log was born again"),
+            ("store_pages", "Pages read from the store"),
+        ];
+        for ((name, help), value) in names.into_iter().zip(self.hub) {
+            r.register(
+                name,
+                help,
+                prometheus_client::metrics::counter::ConstCounter::new(value),
+            );
+        }
+        let names = [
+            ("store_topics", "Topics that the store remembers"),
+            ("store_events", "Events that the store retains"),
+            ("store_bytes", "Bytes on the wire of these"),
+            (
+                "store_idempotency_keys",
+                "Idempotency keys that are remembered",
+            ),
+            ("feed_backlog", "Entries of the feed that wait for the hub"),
+        ];
+        for ((name, help), value) in names.into_iter().zip(self.store) {
+            r.register(name, help, count(value));
+        }
+    }
+}
+
+fn gauge(registry: &mut Registry, name: &str, help: &str) -> Gauge {
+    let gauge = Gauge::default();
+    registry.register(name, help, gauge.clone());
+    gauge
+}
+
+fn counter(registry: &mut Registry, name: &str, help: &str) -> Counter {
+    let counter = Counter::default();
+    registry.register(name, help, counter.clone());
+    counter
+}

@@ -1,0 +1,11 @@
+//! What operators see: metrics and logs, and why a stream ended.
+
+mod close_reason;
+mod histogram;
+pub mod metrics;
+mod process;
+pub mod tracing;
+
+pub use close_reason::CloseReason;
+pub use metrics::Metrics;
+pub use process::ProcessStats;

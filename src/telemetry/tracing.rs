@@ -1,0 +1,44 @@
+//! Log lines: pretty on a terminal, JSON otherwise, on standard output, never in the way of the work.
+
+use std::io::IsTerminal;
+
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{Log, LogFormat};
+
+/// Installs the subscriber of this process. The guard writes what is left when it is dropped.
+///
+/// # Errors
+/// When `log.level` is no filter.
+pub fn init(log: &Log) -> Result<WorkerGuard, tracing_subscriber::filter::ParseError> {
+    let filter = EnvFilter::try_new(&log.level)?;
+    let filter = if log.access {
+        filter
+    } else {
+        filter.add_directive("access=off".parse()?)
+    };
+    let (writer, guard) = NonBlockingBuilder::default()
+        .lossy(true)
+        .finish(std::io::stdout());
+    let terminal = std::io::stdout().is_terminal();
+    let pretty = match log.format {
+        LogFormat::Pretty => true,
+        LogFormat::Json => false,
+        LogFormat::Auto => terminal,
+    };
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(writer);
+    if pretty {
+        builder.with_ansi(terminal).init();
+    } else {
+        builder
+            .json()
+            .flatten_event(true)
+            .with_current_span(false)
+            .with_span_list(false)
+            .init();
+    }
+    Ok(guard)
+}
