@@ -82,7 +82,7 @@ impl PublishItem {
                 .unwrap_or_default(),
             data,
             end: written.end,
-            key: written.key.map(|key| key.into()),
+            key: written.key.map(Into::into),
         })
     }
 }

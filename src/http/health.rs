@@ -31,6 +31,10 @@ struct Health {
 }
 
 #[derive(Serialize)]
+#[expect(
+    clippy::struct_field_names,
+    reason = "the unit is part of the name that clients see"
+)]
 struct Memory {
     resident_bytes: u64,
     tail_bytes: u64,

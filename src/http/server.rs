@@ -114,7 +114,7 @@ pub async fn accept(
 fn tune(socket: &TcpStream, write_timeout: Duration) {
     let socket = SockRef::from(socket);
     let keepalive = TcpKeepalive::new()
-        .with_time(Duration::from_secs(60))
+        .with_time(Duration::from_mins(1))
         .with_interval(Duration::from_secs(15))
         .with_retries(4);
     // None of these failing keeps a connection from working.

@@ -18,8 +18,8 @@ use super::{
 };
 use crate::{
     event::{ControlFrame, Envelope, EventId, Frame, Topic},
-    hub::{Budget, Opening, Read, Subscriber},
-    log::{Gap, Replay},
+    hub::{Opening, Read, Subscriber},
+    log::{Budget, Gap, Replay},
     telemetry::CloseReason,
 };
 
@@ -215,9 +215,9 @@ impl EventStream {
                         let mut bytes = BytesMut::with_capacity(
                             frames.iter().map(|frame| frame.wire_bytes()).sum(),
                         );
-                        frames.iter().for_each(|frame| {
-                            bytes.extend_from_slice(&frame.sse(self.options.envelope))
-                        });
+                        for frame in frames {
+                            bytes.extend_from_slice(&frame.sse(self.options.envelope));
+                        }
                         bytes.freeze()
                     }
                 };

@@ -37,7 +37,7 @@ use tokio::{sync::Notify, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use opening::{Opening, SubscribeError};
-pub use subscriber::{Budget, Read, Subscriber};
+pub use subscriber::{Read, Subscriber};
 
 use crate::{
     event::{EventId, Topic},

@@ -12,30 +12,8 @@ use std::{
 use super::{Shared, shelf::Shelved, topic_log::TopicLog};
 use crate::{
     event::{EventId, Frame, Topic},
-    log::{Gap, GapReason, Merge},
+    log::{Budget, Gap, GapReason, Merge},
 };
-
-/// How much is read in one go.
-#[derive(Clone, Copy, Debug)]
-pub struct Budget {
-    /// Frames.
-    pub frames: usize,
-    /// Bytes on the wire; a single larger frame passes.
-    pub bytes: usize,
-}
-
-impl Budget {
-    /// Leaves as many as it allows, and one at the least.
-    fn cut(self, frames: &mut Vec<Arc<Frame>>) {
-        let mut bytes = 0;
-        let over = frames.iter().position(|frame| {
-            bytes += frame.wire_bytes();
-            bytes > self.bytes
-        });
-        let keep = over.unwrap_or(frames.len()).min(self.frames).max(1);
-        frames.truncate(keep);
-    }
-}
 
 /// What comes next.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,9 +73,7 @@ impl Followed {
         cursor: EventId,
         shared: &Arc<Shared>,
         cx: &Context<'_>,
-        merge: &mut Merge<Barrier>,
-        frames: &mut Vec<Arc<Frame>>,
-        budget: Budget,
+        merge: &mut Merge<'_, Barrier>,
     ) -> Look {
         loop {
             let state = self.log.read();
@@ -125,7 +101,7 @@ impl Followed {
             if let Some(after) = tail.after(from) {
                 self.begins_anywhere = false;
                 // A tail has no hole from its floor on, so there is nothing to check in it.
-                take(merge, frames, after, budget);
+                merge.run(after, false);
                 return Look::Done;
             }
             drop(state);
@@ -158,10 +134,8 @@ impl Followed {
                 .windows(2)
                 .position(|pair| pair[1].previous() != pair[0].id());
             let whole = &rest[..holed.map_or(rest.len(), |hole| hole + 1)];
-            if !take(merge, frames, whole.iter(), budget) {
-                // What follows is on another page, or in the tail.
-                merge.run(whole.last().map(|frame| frame.id()));
-            }
+            // What follows is on another page, or in the tail.
+            merge.run(whole.iter(), true);
             return Look::Done;
         }
     }
@@ -302,19 +276,11 @@ impl Subscriber {
         if frontier.epoch != self.epoch {
             return Poll::Ready(self.born_again(frontier.epoch, frontier.born));
         }
-        let mut merge = Merge::new(frontier.id);
+        let mut merge = Merge::new(frontier.id, budget, frames);
         let mut wait = false;
         for (at, followed) in self.topics.iter_mut().enumerate() {
             // Even if nothing may leave before a page has come, the others are asked for theirs: all are read at once.
-            match followed.look(
-                at,
-                self.cursor,
-                &self.shared,
-                cx,
-                &mut merge,
-                frames,
-                budget,
-            ) {
+            match followed.look(at, self.cursor, &self.shared, cx, &mut merge) {
                 Look::Done => {}
                 Look::Wait => wait = true,
                 Look::Say(read) => {
@@ -327,7 +293,7 @@ impl Subscriber {
             frames.clear();
             return Poll::Pending;
         }
-        match merge.finish(frames) {
+        match merge.finish() {
             Some((_, Barrier::Gap { at, through })) => {
                 self.topics[at].passed = through;
                 return Poll::Ready(Read::Gap(self.topics[at].gap(GapReason::Retention)));
@@ -351,9 +317,6 @@ impl Subscriber {
             None => {}
         }
         if !frames.is_empty() {
-            if self.topics.len() > 1 {
-                budget.cut(frames);
-            }
             return Poll::Ready(Read::Events);
         }
         if self.topics.iter().all(|followed| followed.end_told) {
@@ -388,34 +351,6 @@ impl Subscriber {
             missed_at_least: None,
         })
     }
-}
-
-/// Adds frames of one topic to those of the others. Returns whether the budget ended it.
-fn take<'a>(
-    merge: &mut Merge<Barrier>,
-    frames: &mut Vec<Arc<Frame>>,
-    run: impl Iterator<Item = &'a Arc<Frame>>,
-    budget: Budget,
-) -> bool {
-    let limit = merge.limit();
-    let (mut count, mut bytes) = (0, 0);
-    for frame in run {
-        if frame.id() > limit {
-            break;
-        }
-        if count > 0 && (count == budget.frames || bytes + frame.wire_bytes() > budget.bytes) {
-            let last = frames.last().map(|frame| frame.id());
-            merge.run(last);
-            return true;
-        }
-        frames.push(frame.clone());
-        count += 1;
-        bytes += frame.wire_bytes();
-    }
-    if count > 0 {
-        merge.run(None);
-    }
-    false
 }
 
 impl Drop for Subscriber {

@@ -15,6 +15,6 @@ mod tail;
 pub use chain::{Head, Place, place, reconcile};
 pub use cursor::{Cursor, CursorError, Start};
 pub use gap::{Gap, GapReason, LostRange, Proof, Replay};
-pub use merge::Merge;
+pub use merge::{Budget, Merge};
 pub use retention::{Retention, RetentionRule, RetentionRules};
 pub use tail::{Tail, TailLimits};

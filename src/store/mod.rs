@@ -13,7 +13,9 @@
 //!
 //! Not here: tails, cursors, subscribers ([`crate::hub`]).
 
+#[doc(hidden)]
 pub mod contract;
+#[doc(hidden)]
 pub mod faulty;
 pub mod memory;
 
