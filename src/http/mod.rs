@@ -12,6 +12,7 @@ pub mod body;
 pub mod drain;
 mod events;
 pub(crate) mod health;
+mod malformed;
 pub mod problem;
 mod publish;
 pub mod query;

@@ -37,6 +37,7 @@ use super::{
     alarm::Alarms,
     app::{App, rfc3339},
     body::Body,
+    malformed::{Answering, Worded},
     stream::EventStream,
     writer::StreamWriter,
 };
@@ -51,7 +52,8 @@ const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0";
 #[derive(Clone, Debug)]
 pub(crate) struct Peer {
     pub(crate) address: SocketAddr,
-    pub(crate) kill: CancellationToken,
+    /// Ends the connection; none where a stream will own its socket.
+    pub(crate) kill: Option<CancellationToken>,
 }
 
 /// Opens a listener.
@@ -130,22 +132,13 @@ async fn connection(
     address: SocketAddr,
     connections: TaskTracker,
 ) {
-    app.metrics.tcp_connections.inc();
-    let counted = Counted(app.clone());
+    let counted = CountedConnection::new(app.clone());
     let timeout = app.config.server.header_timeout;
-    let peer = Peer {
-        address,
-        kill: CancellationToken::new(),
-    };
     match time::timeout(timeout, speaks_h2(&socket)).await {
-        Ok(Ok(true)) => h2(&app, stack, socket, peer).await,
+        Ok(Ok(true)) => h2(&app, stack, socket, address).await,
         Ok(Ok(false)) => {
-            if let Some((socket, stream, head)) = h1(&app, stack, socket, peer).await {
-                let writer = StreamWriter::new(socket, *stream, head);
-                connections.spawn(async move {
-                    writer.await;
-                    drop(counted);
-                });
+            if let Some((socket, stream, head)) = h1(&app, stack, socket, address).await {
+                connections.spawn(StreamWriter::new(socket, *stream, head, counted));
             }
         }
         // Nothing was sent, or not in time: there is nobody to answer.
@@ -153,9 +146,17 @@ async fn connection(
     }
 }
 
-struct Counted(Arc<App>);
+/// An open TCP connection, for the gauge.
+pub struct CountedConnection(Arc<App>);
 
-impl Drop for Counted {
+impl CountedConnection {
+    fn new(app: Arc<App>) -> Self {
+        app.metrics.tcp_connections.inc();
+        Self(app)
+    }
+}
+
+impl Drop for CountedConnection {
     fn drop(&mut self) {
         self.0.metrics.tcp_connections.dec();
     }
@@ -188,19 +189,25 @@ async fn h1(
     app: &Arc<App>,
     stack: Stack,
     socket: TcpStream,
-    peer: Peer,
+    address: SocketAddr,
 ) -> Option<(TcpStream, Box<EventStream>, Vec<u8>)> {
     let (takeover, taken) = oneshot::channel::<Takeover>();
     let takeover = Arc::new(parking_lot::Mutex::new(Some(takeover)));
-    let kill = peer.kill.clone();
+    let kill = CancellationToken::new();
+    let token = kill.clone();
+    let answering = Answering::default();
+    let socket = Worded::new(TokioIo::new(socket), app.clone(), answering.clone());
     let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
         let (stack, takeover) = (stack.clone(), takeover.clone());
-        request.extensions_mut().insert(peer.clone());
+        let answering = answering.clone();
         let ordinary = is_ordinary(&request);
+        let kill = (!ordinary).then(|| token.clone());
+        request.extensions_mut().insert(Peer { address, kill });
         // Boxed, because the connection has to be `Unpin` to give its socket up.
         let response: BoxFuture<'static, Result<Response<Body>, std::convert::Infallible>> =
             Box::pin(async move {
                 let response = super::serve(stack, request).await;
+                answering.store(true, Ordering::Relaxed);
                 if !ordinary || !matches!(response.body(), Body::Stream(_)) {
                     return Ok(response);
                 }
@@ -219,7 +226,7 @@ async fn h1(
         .timer(TokioTimer::new())
         .header_read_timeout(app.config.server.header_timeout)
         .max_buf_size(4 * HEAD_BYTES)
-        .serve_connection(TokioIo::new(socket), service)
+        .serve_connection(socket, service)
         .with_upgrades();
     let mut closing = pin!(app.closing.cancelled());
     let mut killed = pin!(kill.cancelled());
@@ -230,7 +237,7 @@ async fn h1(
             biased;
             Ok((response, stream)) = &mut taken => {
                 let parts = connection.into_parts()?;
-                return Some((parts.io.into_inner(), stream, head(&response)));
+                return Some((parts.io.into_inner().into_inner(), stream, head(&response)));
             }
             ended = &mut connection => {
                 if let Err(error) = ended {
@@ -281,11 +288,13 @@ fn http_date() -> String {
 }
 
 /// Serves HTTP/2 until the connection ends.
-async fn h2(app: &Arc<App>, stack: Stack, socket: TcpStream, peer: Peer) {
-    let kill = peer.kill.clone();
+async fn h2(app: &Arc<App>, stack: Stack, socket: TcpStream, address: SocketAddr) {
+    let kill = CancellationToken::new();
+    let token = kill.clone();
     let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
         let stack = stack.clone();
-        request.extensions_mut().insert(peer.clone());
+        let kill = Some(token.clone());
+        request.extensions_mut().insert(Peer { address, kill });
         async move {
             let mut response = super::serve(stack, request).await;
             // HTTP/2 has no such header (RFC 9113, 8.2.2).

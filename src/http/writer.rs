@@ -21,6 +21,7 @@ use tokio::{io::AsyncWrite, net::TcpStream};
 
 use super::{
     alarm::Alarms,
+    server::CountedConnection,
     stream::{EventStream, Next},
 };
 use crate::{event::Frame, telemetry::CloseReason};
@@ -50,6 +51,8 @@ pub struct StreamWriter {
     /// The tick of the last progress.
     progress: u64,
     noise: u32,
+    /// The connection counts as open until the last byte is out.
+    _connection: CountedConnection,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -63,7 +66,12 @@ enum Phase {
 
 impl StreamWriter {
     /// A writer that begins with `head`.
-    pub fn new(socket: TcpStream, stream: EventStream, head: Vec<u8>) -> Self {
+    pub fn new(
+        socket: TcpStream,
+        stream: EventStream,
+        head: Vec<u8>,
+        connection: CountedConnection,
+    ) -> Self {
         // A larger buffer is no error, only memory.
         let _ = SockRef::from(&socket).set_send_buffer_size(SEND_BUFFER);
         stream.handle().owned.store(true, Ordering::Relaxed);
@@ -75,6 +83,7 @@ impl StreamWriter {
             phase: Phase::Streaming,
             progress,
             noise: 0,
+            _connection: connection,
         }
     }
 

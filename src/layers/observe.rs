@@ -91,7 +91,7 @@ where
         request.extensions_mut().insert(Caller {
             address,
             request_id: request_id.clone(),
-            kill: peer.map(|peer| peer.kill),
+            kill: peer.and_then(|peer| peer.kill),
         });
         let answer = match too_large(&request) {
             Some(problem) => Err(problem),
@@ -153,10 +153,10 @@ fn too_large<B>(request: &Request<B>) -> Option<Problem> {
         .uri()
         .path_and_query()
         .map_or(0, |url| url.as_str().len());
-    if url > HEAD_BYTES / 2 {
+    if url > HEAD_BYTES {
         return Some(Problem::new(
             Code::UrlTooLarge,
-            format!("the URL has {url} bytes, the limit is {}", HEAD_BYTES / 2),
+            format!("the URL has {url} bytes, the limit is {}", HEAD_BYTES),
         ));
     }
     let headers: usize = request
