@@ -1,0 +1,149 @@
+//! How large a measurement is: sizes of the full table, of the quick look, and what the command line changes.
+
+use std::time::Duration;
+
+/// The sizes of all scenarios.
+#[derive(Clone, Debug)]
+pub(crate) struct Scale {
+    pub(crate) payload_bytes: usize,
+    /// Length of one paced measurement.
+    pub(crate) measured: Duration,
+    pub(crate) deliveries_per_second: f64,
+    /// Streams of one topic, one figure each.
+    pub(crate) fanout: Vec<usize>,
+    pub(crate) generic: usize,
+    /// Topics, and streams of each.
+    pub(crate) topics: Vec<(usize, usize)>,
+    /// Between these numbers of streams the slope of memory is taken.
+    pub(crate) idle: (usize, usize),
+    pub(crate) idle_generic: (usize, usize),
+    pub(crate) latency: usize,
+    pub(crate) saturated: usize,
+    pub(crate) appended_events: u64,
+    pub(crate) request_connections: usize,
+    pub(crate) connects: usize,
+    pub(crate) resumed: usize,
+    pub(crate) replayed_events: u64,
+    pub(crate) stuck_of: usize,
+    pub(crate) stuck_measured: Duration,
+    pub(crate) churned: u64,
+}
+
+/// What the command line may change.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(crate) struct Overrides {
+    /// Streams of the scenario.
+    #[arg(long)]
+    connections: Option<usize>,
+    /// Events of the scenario (appends, replay).
+    #[arg(long)]
+    events: Option<u64>,
+    /// Deliveries a second of the paced scenarios.
+    #[arg(long)]
+    rate: Option<f64>,
+    /// Connects of the churn, or of the connect scenario.
+    #[arg(long)]
+    connects: Option<u64>,
+    /// Bytes of an event's data.
+    #[arg(long)]
+    payload: Option<usize>,
+    /// Seconds of one paced measurement.
+    #[arg(long)]
+    seconds: Option<f64>,
+}
+
+impl Scale {
+    pub(crate) fn full() -> Self {
+        Self {
+            payload_bytes: 128,
+            measured: Duration::from_secs(5),
+            deliveries_per_second: 100_000.0,
+            fanout: vec![1_000, 5_000, 15_000],
+            generic: 5_000,
+            topics: vec![(1_000, 5), (10_000, 1)],
+            idle: (1_000, 15_000),
+            idle_generic: (1_000, 5_000),
+            latency: 10_000,
+            saturated: 1_000,
+            appended_events: 2_000_000,
+            request_connections: 64,
+            connects: 5_000,
+            resumed: 5_000,
+            replayed_events: 1_000_000,
+            stuck_of: 1_000,
+            stuck_measured: Duration::from_secs(14),
+            churned: 50_000,
+        }
+    }
+
+    pub(crate) fn quick() -> Self {
+        Self {
+            measured: Duration::from_millis(1_500),
+            fanout: vec![500, 2_000],
+            generic: 500,
+            topics: vec![(200, 5), (2_000, 1)],
+            idle: (500, 3_000),
+            idle_generic: (200, 1_000),
+            latency: 2_000,
+            saturated: 500,
+            appended_events: 400_000,
+            connects: 1_500,
+            resumed: 2_000,
+            replayed_events: 100_000,
+            stuck_of: 200,
+            stuck_measured: Duration::from_secs(4),
+            churned: 3_000,
+            ..Self::full()
+        }
+    }
+
+    pub(crate) fn change(&mut self, overrides: &Overrides) {
+        if let Some(connections) = overrides.connections {
+            let few = (connections / 10).max(1);
+            self.fanout = vec![connections];
+            self.topics = vec![(connections.div_ceil(5), 5), (connections, 1)];
+            (self.idle, self.idle_generic) = ((few, connections), (few, connections));
+            (self.generic, self.latency, self.saturated) = (connections, connections, connections);
+            (self.resumed, self.stuck_of, self.request_connections) =
+                (connections, connections, connections);
+        }
+        if let Some(events) = overrides.events {
+            (self.appended_events, self.replayed_events) = (events, events);
+        }
+        if let Some(connects) = overrides.connects {
+            self.churned = connects;
+            self.connects = usize::try_from(connects).unwrap_or(usize::MAX);
+        }
+        if let Some(seconds) = overrides.seconds {
+            self.measured = Duration::from_secs_f64(seconds);
+            self.stuck_measured = self.measured;
+        }
+        self.deliveries_per_second = overrides.rate.unwrap_or(self.deliveries_per_second);
+        self.payload_bytes = overrides.payload.unwrap_or(self.payload_bytes);
+    }
+
+    /// Makes every size fit under the limit of open files; returns whether something had to shrink.
+    pub(crate) fn clamp(&mut self, most: usize) -> bool {
+        let single = [
+            &mut self.generic,
+            &mut self.idle.1,
+            &mut self.idle_generic.1,
+            &mut self.latency,
+            &mut self.saturated,
+            &mut self.request_connections,
+            &mut self.connects,
+            &mut self.resumed,
+            &mut self.stuck_of,
+        ];
+        let mut shrunk = false;
+        for size in single.into_iter().chain(&mut self.fanout) {
+            shrunk |= *size > most;
+            *size = (*size).min(most);
+        }
+        for (topics, each) in &mut self.topics {
+            shrunk |= *topics * *each > most;
+            *topics = (*topics).min(most / *each);
+        }
+        shrunk
+    }
+}
