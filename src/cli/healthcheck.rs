@@ -50,7 +50,7 @@ impl Healthcheck {
         block_on(async {
             let asked = tokio::time::timeout(
                 self.timeout,
-                send(&url, &self.path, Request::get(""), Bytes::new()),
+                send(&url, &self.path, Request::get("/"), Bytes::new()),
             );
             let status = asked
                 .await

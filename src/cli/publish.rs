@@ -54,7 +54,7 @@ impl Publish {
                 )
             }
         };
-        let mut request = Request::post("").header(CONTENT_TYPE, media_type);
+        let mut request = Request::post("/").header(CONTENT_TYPE, media_type);
         if let Some(key) = &self.idempotency_key {
             request = request.header("idempotency-key", key);
         }

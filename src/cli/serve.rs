@@ -48,6 +48,9 @@ impl Serve {
         })?;
         let _written = telemetry::tracing::init(&config.log).context("log.level")?;
         std::panic::set_hook(Box::new(|panic| tracing::error!(%panic, "a task panicked")));
+        for warning in &config.warnings {
+            tracing::warn!("{warning}");
+        }
         reserve_files(&mut config);
         tokio::runtime::Builder::new_multi_thread()
             .enable_all()
@@ -69,6 +72,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let store: Arc<dyn Store> = match config.store {
         StoreKind::Memory => Arc::new(MemoryStore::new(config.memory())),
     };
+    telemetry::begin();
     let hub = Hub::start(config.hub(), store);
     let app = App::new(config, hub);
     let (background, connections, stop) = (

@@ -77,7 +77,7 @@ impl Tail {
                 .join(",")
         );
         path += "&envelope=json";
-        let mut request = Request::get("").header(ACCEPT, "text/event-stream");
+        let mut request = Request::get("/").header(ACCEPT, "text/event-stream");
         match &following.cursor {
             Some(cursor) => request = request.header("last-event-id", cursor),
             None => {

@@ -37,6 +37,9 @@ pub struct Config {
     pub auth: Auth,
     pub cors: Cors,
     pub log: Log,
+    /// What was passed over while reading; to be logged once there is a log.
+    #[serde(skip)]
+    pub warnings: Vec<String>,
 }
 
 #[derive(Clone, Debug, Deserialize)]

@@ -11,7 +11,7 @@ use super::{Config, ConfigError};
 const DEFAULTS: &str = include_str!("../../config/defaults.yaml");
 const PREFIX: &str = "TIDEGATE_";
 /// Names of ours in the environment that are no settings.
-const NOT_SETTINGS: [&str; 1] = ["TIDEGATE_CONFIG"];
+const NOT_SETTINGS: [&str; 2] = ["TIDEGATE_CONFIG", "TIDEGATE_URL"];
 /// The plain names that the field's guides use.
 const ALIASES: [(&str, &str); 4] = [
     ("LOG_LEVEL", "log.level"),
@@ -74,7 +74,12 @@ impl Sources {
                 _ => return Err(yaml("a mapping of settings was expected".into())),
             }
         }
-        self.host_and_port(&mut tree, &mut places)?;
+        let mut warnings = Vec::new();
+        self.host_and_port(&mut tree, &mut places, &mut warnings)?;
+        if self.environment.contains_key("REDIS_URL") {
+            warnings
+                .push("REDIS_URL is set, but this version keeps its log in memory alone".into());
+        }
         for (alias, key) in ALIASES {
             if let Some(value) = self.environment.get(alias) {
                 set(&mut tree, &known, key, value, alias, &mut places)?;
@@ -91,18 +96,21 @@ impl Sources {
         for (key, value) in &self.flags {
             set(&mut tree, &known, key, value, "command line", &mut places)?;
         }
-        serde_path_to_error::deserialize(tree).map_err(|error| {
-            let key = error.path().to_string();
-            let place = places
-                .get(&key)
-                .cloned()
-                .unwrap_or_else(|| "settings".into());
-            ConfigError::Value {
-                place,
-                key,
-                message: error.into_inner().to_string(),
-            }
-        })
+        let config: Result<Config, _> = serde_path_to_error::deserialize(tree);
+        config
+            .map(|config| Config { warnings, ..config })
+            .map_err(|error| {
+                let key = error.path().to_string();
+                let place = places
+                    .get(&key)
+                    .cloned()
+                    .unwrap_or_else(|| "settings".into());
+                ConfigError::Value {
+                    place,
+                    key,
+                    message: error.into_inner().to_string(),
+                }
+            })
     }
 
     /// `HOST` and `PORT` each name one half of `server.listen`. Shells set `HOST` to the machine's name: that is no address.
@@ -110,6 +118,7 @@ impl Sources {
         &self,
         tree: &mut Value,
         places: &mut BTreeMap<String, String>,
+        warnings: &mut Vec<String>,
     ) -> Result<(), ConfigError> {
         let Some(listen) = tree
             .pointer("/server/listen")
@@ -135,7 +144,9 @@ impl Sources {
                 }
             }
             Some(Err(name)) if name == "localhost" => host = "127.0.0.1".into(),
-            Some(Err(name)) => tracing::warn!(host = %name, "HOST is no address, it is ignored"),
+            Some(Err(name)) => warnings.push(format!(
+                "HOST is {name:?}, which is no address: it is ignored"
+            )),
             None => {}
         }
         if let Some(value) = self.environment.get("PORT") {

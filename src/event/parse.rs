@@ -74,7 +74,7 @@ impl Parser {
                 none => *none = Some(value.to_owned()),
             },
             "retry" if value.bytes().all(|byte| byte.is_ascii_digit()) => {
-                message.retry_ms = value.parse().ok();
+                message.retry_ms = value.parse().ok().or(message.retry_ms);
             }
             _ => {}
         }

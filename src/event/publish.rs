@@ -37,7 +37,7 @@ pub enum PublishItemError {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object")]
 struct Written<'a> {
     #[serde(borrow)]
     topic: Option<Cow<'a, str>>,
@@ -65,6 +65,11 @@ impl PublishItem {
     /// # Errors
     /// See [`PublishItemError`]. The length of data and key is not judged here.
     pub fn from_json(json: &str) -> Result<Self, PublishItemError> {
+        // A sequence would be taken for the members in their order.
+        if json.trim_start().starts_with('[') {
+            let error = <serde_json::Error as serde::de::Error>::custom("this is an array");
+            return Err(error.into());
+        }
         let written: Written<'_> = serde_json::from_str(json)?;
         let data = match written.data.map(RawValue::get) {
             None => (!written.end).then(Box::default),
@@ -161,6 +166,7 @@ mod tests {
             "",
             "{",
             "[]",
+            r#"["t","created","x",false,"k"]"#,
             "1",
             "null",
             r#"{"topic":1}"#,

@@ -11,7 +11,7 @@ use std::{
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{alarm::Alarms, streams::Streams};
+use super::{alarm::Alarms, problem::Code, streams::Streams};
 use crate::{
     config::{Config, Right},
     hub::Hub,
@@ -53,6 +53,12 @@ impl App {
     /// The state of a replica that begins to serve.
     pub fn new(config: Config, hub: Hub) -> Arc<Self> {
         let metrics = Arc::new(Metrics::new(hub.store().kind()));
+        for code in Code::ALL {
+            metrics.may_refuse(code.as_str(), false);
+            if code.is_temporary() {
+                metrics.may_refuse(code.as_str(), true);
+            }
+        }
         let replica = format!("{:08x}", rand::random::<u32>());
         Arc::new(Self {
             streams: Arc::new(Streams::new(replica, metrics.clone())),

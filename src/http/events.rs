@@ -53,12 +53,15 @@ pub(super) async fn get(
         ));
     }
     let limit = app.config.limits.connections;
-    let place = app.streams.reserve(limit).ok_or_else(|| {
-        Problem::new(
-            Code::ConnectionLimit,
-            format!("this replica has {limit} open streams, which is its limit"),
-        )
-    })?;
+    let place = match app.streams.reserve(limit) {
+        // A look at the head counts as no stream.
+        place if method == Method::HEAD => place,
+        None => {
+            let detail = format!("this replica has {limit} open streams, which is its limit");
+            return Err(Problem::new(Code::ConnectionLimit, detail));
+        }
+        place => place,
+    };
     let (subscriber, opening) = app.hub.subscribe(topics.as_slice(), start).await?;
     if let (true, Start::After(cursor), Some(ended)) = (from_header, start, opening.ended)
         && cursor.id() >= ended
@@ -68,7 +71,7 @@ pub(super) async fn get(
     }
     let replay = HeaderValue::from_static(opening.replay.as_str());
     let mut response = Response::new(Body::empty());
-    if method != Method::HEAD {
+    if let Some(place) = place.filter(|_| method != Method::HEAD) {
         let scope = place.begin(
             StreamRequest {
                 address: caller.address,

@@ -5,6 +5,7 @@
 
 use std::{
     io::{self, IoSlice},
+    net::SocketAddr,
     pin::Pin,
     sync::{
         Arc,
@@ -27,16 +28,18 @@ pub(super) type Answering = Arc<AtomicBool>;
 pub(super) struct Worded<T> {
     inner: T,
     app: Arc<App>,
+    address: SocketAddr,
     answering: Answering,
     problem: Vec<u8>,
     written: usize,
 }
 
 impl<T> Worded<T> {
-    pub(super) fn new(inner: T, app: Arc<App>, answering: Answering) -> Self {
+    pub(super) fn new(inner: T, app: Arc<App>, address: SocketAddr, answering: Answering) -> Self {
         Self {
             inner,
             app,
+            address,
             answering,
             problem: Vec::new(),
             written: 0,
@@ -65,9 +68,11 @@ impl<T> Worded<T> {
         };
         self.app.metrics.refused(problem.code.as_str(), false);
         let status = problem.code.status();
-        let body = problem.json(Some(&format!("{:016x}", rand::random::<u64>())));
+        let request_id = format!("{:016x}", rand::random::<u64>());
+        let body = problem.json(Some(&request_id));
+        tracing::info!(target: "access", request_id, address = %self.address, status = status.as_u16(), code = problem.code.as_str(), "request");
         self.problem = format!(
-            "HTTP/1.1 {status}\r\ncontent-type: application/problem+json\r\ncache-control: no-store\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+            "HTTP/1.1 {status}\r\ncontent-type: application/problem+json\r\ncache-control: no-store\r\nconnection: close\r\nx-request-id: {request_id}\r\ncontent-length: {}\r\n\r\n{body}",
             body.len()
         )
         .into_bytes();

@@ -50,11 +50,45 @@ pub enum Code {
     HeaderTooLarge,
     UrlTooLarge,
     RequestMalformed,
-    RequestTimeout,
     Internal,
 }
 
 impl Code {
+    /// All of them.
+    pub const ALL: [Self; 31] = [
+        Self::TopicInvalid,
+        Self::TopicMissing,
+        Self::TooManyTopics,
+        Self::TopicLimit,
+        Self::TopicFinished,
+        Self::TypeInvalid,
+        Self::CursorInvalid,
+        Self::SinceInvalid,
+        Self::QueryInvalid,
+        Self::JsonInvalid,
+        Self::Utf8Invalid,
+        Self::EventTooLarge,
+        Self::BodyTooLarge,
+        Self::BatchTooLarge,
+        Self::MediaTypeUnsupported,
+        Self::NotFound,
+        Self::MethodNotAllowed,
+        Self::Unauthorized,
+        Self::OriginForbidden,
+        Self::HostForbidden,
+        Self::ProxiedInDevelopment,
+        Self::ConnectionLimit,
+        Self::Draining,
+        Self::StoreUnavailable,
+        Self::StoreTimeout,
+        Self::IdempotencyInvalid,
+        Self::IdempotencyMismatch,
+        Self::HeaderTooLarge,
+        Self::UrlTooLarge,
+        Self::RequestMalformed,
+        Self::Internal,
+    ];
+
     /// The code, the status it comes with, and its title.
     const fn parts(self) -> (&'static str, StatusCode, &'static str) {
         use StatusCode as S;
@@ -173,11 +207,6 @@ impl Code {
                 S::BAD_REQUEST,
                 "The request is not valid HTTP",
             ),
-            Self::RequestTimeout => (
-                "request_timeout",
-                S::REQUEST_TIMEOUT,
-                "The request did not arrive in time",
-            ),
             Self::Internal => (
                 "internal",
                 S::INTERNAL_SERVER_ERROR,
@@ -220,6 +249,8 @@ pub struct Problem {
     pub retry_after: Option<u64>,
     /// For a wrong method: the right ones.
     pub allow: Option<&'static str>,
+    /// The origin whose pages may read the answer.
+    pub open_to: Option<HeaderValue>,
 }
 
 #[derive(serde::Serialize)]
@@ -243,6 +274,7 @@ impl Problem {
             detail: detail.into(),
             retry_after,
             allow: None,
+            open_to: None,
         }
     }
 

@@ -382,6 +382,11 @@ async fn batch(app: &App, text: &str, key: Option<Box<str>>) -> Result<Response<
     Ok(json(status, &Results { results }))
 }
 
+fn line_too_long(limit: usize) -> Problem {
+    let detail = format!("the line has more than {limit} bytes, which is the limit");
+    Problem::new(Code::EventTooLarge, detail)
+}
+
 /// Answers to some lines, each with its number.
 type Answers = Vec<(u64, Result<Appended, Problem>)>;
 
@@ -444,11 +449,9 @@ impl Lines {
         if self.buffer.len() + rest.len() > limit && !self.skipping {
             self.buffer.clear();
             self.skipping = true;
-            let problem = Problem::new(
-                Code::EventTooLarge,
-                format!("the line has more than {limit} bytes, which is the limit"),
-            );
-            self.ready.push_back((self.line + 1, Err(problem)));
+            self.ready
+                .push_back((self.line + 1, Err(line_too_long(limit))));
+            self.events += 1;
         }
         if !self.skipping {
             self.buffer.extend_from_slice(rest);
@@ -463,6 +466,11 @@ impl Lines {
         }
         let at = self.events;
         self.events += 1;
+        let limit = self.app.config.limits.body_bytes.bytes();
+        if line.len() > limit {
+            self.ready.push_back((self.line, Err(line_too_long(limit))));
+            return;
+        }
         let item = text(line).and_then(|text| Ok(PublishItem::from_json(text)?));
         let key = self.key.as_ref().map(|key| format!("{key}#{at}").into());
         let item = item.and_then(|item| append(&self.app, item, key));
@@ -506,7 +514,13 @@ async fn lines(
         }
     }
     let mut summary = Summary::default();
-    while let Some(answers) = lines.next().await? {
+    while let Some(answers) = lines.next().await.map_err(|problem| {
+        let detail = format!(
+            "{}; {} events of it are stored",
+            problem.detail, summary.stored
+        );
+        Problem { detail, ..problem }
+    })? {
         for (line, answer) in answers {
             match answer {
                 Ok(appended) => {

@@ -50,7 +50,7 @@ impl<'a> Query<'a> {
             .map(|(_, value)| &**value)
     }
 
-    /// The value of an option that takes one of `allowed`; empty or absent: none.
+    /// The value of an option that takes one of `allowed`.
     fn choice(
         &self,
         name: &str,
@@ -132,10 +132,9 @@ impl<'a> Query<'a> {
         }
         let start = match ["lastEventId", "last_event_id", "lastEventID"]
             .iter()
-            .find_map(|name| self.first(name))
+            .find_map(|name| self.first(name).filter(|text| !text.is_empty()))
         {
             Some("earliest") => Start::Earliest,
-            Some("") => Start::Now,
             Some(text) => match text.parse::<Cursor>() {
                 Ok(cursor) => Start::after(cursor),
                 Err(error) => {

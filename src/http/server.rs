@@ -196,7 +196,12 @@ async fn h1(
     let kill = CancellationToken::new();
     let token = kill.clone();
     let answering = Answering::default();
-    let socket = Worded::new(TokioIo::new(socket), app.clone(), answering.clone());
+    let socket = Worded::new(
+        TokioIo::new(socket),
+        app.clone(),
+        address,
+        answering.clone(),
+    );
     let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
         let (stack, takeover) = (stack.clone(), takeover.clone());
         let answering = answering.clone();

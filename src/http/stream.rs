@@ -68,6 +68,7 @@ pub struct EventStream {
     last_write: u64,
     keepalive_at: u64,
     alarm: Option<Alarm>,
+    opened_us: u64,
 }
 
 impl EventStream {
@@ -84,6 +85,7 @@ impl EventStream {
             app.metrics.gap(gap.reason.as_str());
         }
         let now = app.alarms.now();
+        let opened_us = app.hub.now_us();
         let mut stream = Self {
             app,
             subscriber,
@@ -94,6 +96,7 @@ impl EventStream {
             last_write: now,
             keepalive_at: now,
             alarm: None,
+            opened_us,
         };
         stream.written();
         stream
@@ -177,10 +180,11 @@ impl EventStream {
     pub fn wrote(&mut self, frames: &[Arc<Frame>], bytes: usize) {
         if let (Some(first), Some(last)) = (frames.first(), frames.last()) {
             self.subscriber.advance(last.id());
-            self.app
-                .metrics
-                .latency
-                .observe_us(self.app.hub.now_us().saturating_sub(first.arrived_us()));
+            // What is replayed has waited for its reader, not for us.
+            if first.arrived_us() >= self.opened_us {
+                let waited = self.app.hub.now_us().saturating_sub(first.arrived_us());
+                self.app.metrics.latency.observe_us(waited);
+            }
         }
         self.scope.wrote(frames.len() as u64, bytes as u64);
         self.written();

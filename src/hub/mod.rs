@@ -16,6 +16,8 @@
 //!
 //! Not here: bytes on the wire and timers of a connection ([`crate::http`]), durable history ([`crate::store`]).
 
+#[cfg(test)]
+mod faults;
 mod housekeeping;
 mod lane;
 mod opening;

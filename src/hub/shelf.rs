@@ -145,14 +145,13 @@ async fn fill(shared: Arc<Shared>, log: Arc<TopicLog>) {
         shared.counters.pages.fetch_add(1, Ordering::Relaxed);
         match read {
             Ok(page) => {
-                let stamp = shared.stamp(Instant::now());
                 let page = Arc::new(HubPage {
                     after,
                     proof: page.proof(),
                     frames: page
                         .events
                         .into_iter()
-                        .map(|event| Arc::new(Frame::new(event, stamp)))
+                        .map(|event| Arc::new(Frame::new(event, 0)))
                         .collect(),
                     floor,
                     read_at: Instant::now(),

@@ -73,7 +73,7 @@ impl Followed {
         cursor: EventId,
         shared: &Arc<Shared>,
         cx: &Context<'_>,
-        merge: &mut Merge<'_, Barrier>,
+        merge: &mut Merge<'_, usize>,
     ) -> Look {
         loop {
             let state = self.log.read();
@@ -95,7 +95,7 @@ impl Followed {
             // A failover may have lost the end.
             self.end_told &= tail.end().is_some();
             if let Some(end) = tail.end().filter(|_| !self.end_told) {
-                merge.barrier(end, Barrier::End { at });
+                merge.barrier(end, at);
             }
             let from = cursor.max(self.passed);
             if let Some(after) = tail.after(from) {
@@ -104,6 +104,7 @@ impl Followed {
                 merge.run(after, false);
                 return Look::Done;
             }
+            let floor = tail.floor();
             drop(state);
             let Shelved::Page(page) = shared.page(&self.log, from, self.slot(), cx.waker()) else {
                 return Look::Wait;
@@ -113,22 +114,26 @@ impl Followed {
             let Some(first) = rest.first() else {
                 // The store has nothing left of what the tail no longer holds; from its floor on the tail knows again.
                 self.passed = page.floor;
-                if !begins_anywhere && page.proof.missing(from).is_some() {
-                    return Look::Say(Read::Gap(self.gap(GapReason::Retention)));
+                if !begins_anywhere {
+                    // The entry at the floor is gone. If the store knows nothing of it, it has lost its log, which the lane
+                    // is about to find out.
+                    let reason = page.proof.missing(from).unwrap_or(GapReason::Lost);
+                    return Look::Say(Read::Gap(self.gap(reason)));
                 }
                 continue;
             };
+            if first.id() > floor && first.previous() < floor && !begins_anywhere {
+                // The same, and new entries have been stored since.
+                self.passed = floor;
+                return Look::Say(Read::Gap(self.gap(GapReason::Lost)));
+            }
             if begins_anywhere {
                 self.passed = first.previous();
             } else if first.previous() > from {
-                merge.barrier(
-                    first.id(),
-                    Barrier::Gap {
-                        at,
-                        through: first.previous(),
-                    },
-                );
-                return Look::Done;
+                // Said at once: an event of another topic would take the cursor into the hole, and an older page of the shelf
+                // may still have a part of what is missing here.
+                self.passed = first.previous();
+                return Look::Say(Read::Gap(self.gap(GapReason::Retention)));
             }
             let holed = rest
                 .windows(2)
@@ -158,12 +163,6 @@ pub struct Subscriber {
     clear_to: EventId,
     epoch: u32,
     live: bool,
-}
-
-/// What stands between events.
-enum Barrier {
-    Gap { at: usize, through: EventId },
-    End { at: usize },
 }
 
 /// What a look at one topic found.
@@ -293,28 +292,22 @@ impl Subscriber {
             frames.clear();
             return Poll::Pending;
         }
-        match merge.finish() {
-            Some((_, Barrier::Gap { at, through })) => {
-                self.topics[at].passed = through;
-                return Poll::Ready(Read::Gap(self.topics[at].gap(GapReason::Retention)));
-            }
-            Some((id, Barrier::End { at })) => {
-                let followed = &mut self.topics[at];
-                followed.end_told = true;
-                let topic = followed.log.topic.clone();
-                let moves = id > self.cursor
-                    || self.topics.iter().all(|followed| {
-                        followed
-                            .log
-                            .read()
-                            .tail
-                            .as_ref()
-                            .is_some_and(|tail| tail.end().is_some())
-                    });
-                self.cursor = self.cursor.max(id);
-                return Poll::Ready(Read::End { topic, id, moves });
-            }
-            None => {}
+        // What stands between events is the end of the topic at this place.
+        if let Some((id, at)) = merge.finish() {
+            let followed = &mut self.topics[at];
+            followed.end_told = true;
+            let topic = followed.log.topic.clone();
+            let moves = id > self.cursor
+                || self.topics.iter().all(|followed| {
+                    followed
+                        .log
+                        .read()
+                        .tail
+                        .as_ref()
+                        .is_some_and(|tail| tail.end().is_some())
+                });
+            self.cursor = self.cursor.max(id);
+            return Poll::Ready(Read::End { topic, id, moves });
         }
         if !frames.is_empty() {
             return Poll::Ready(Read::Events);

@@ -7,10 +7,11 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
-use http::{HeaderMap, HeaderValue, Method, Request, Response};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Version, header::HOST};
 use tokio::time::Instant;
 use tower::{Layer, Service};
 
+use super::origin::open_to;
 use crate::{
     http::{
         Caller, Refusable,
@@ -93,7 +94,7 @@ where
             request_id: request_id.clone(),
             kill: peer.and_then(|peer| peer.kill),
         });
-        let answer = match too_large(&request) {
+        let answer = match unfit(&request) {
             Some(problem) => Err(problem),
             None => Ok(self.inner.call(request)),
         };
@@ -108,7 +109,9 @@ where
                     refusable.and_then(|refusable| refusable.response(&problem, &request_id));
                 app.metrics
                     .refused(problem.code.as_str(), as_stream.is_some());
-                as_stream.unwrap_or_else(|| problem.response(&request_id))
+                let mut response = as_stream.unwrap_or_else(|| problem.response(&request_id));
+                open_to(response.headers_mut(), problem.open_to.as_ref());
+                response
             });
             let status = response.status().as_u16();
             if let Ok(value) = HeaderValue::from_str(&request_id) {
@@ -148,7 +151,13 @@ fn method_name(method: &Method) -> &'static str {
         .unwrap_or("other")
 }
 
-fn too_large<B>(request: &Request<B>) -> Option<Problem> {
+/// What is wrong with a request, whichever route it is for.
+fn unfit<B>(request: &Request<B>) -> Option<Problem> {
+    let names_host = request.headers().contains_key(HOST) || request.uri().authority().is_some();
+    if request.version() == Version::HTTP_11 && !names_host {
+        let detail = "an HTTP/1.1 request has a Host header (RFC 9112, 3.2)";
+        return Some(Problem::new(Code::RequestMalformed, detail));
+    }
     let url = request
         .uri()
         .path_and_query()
@@ -156,7 +165,7 @@ fn too_large<B>(request: &Request<B>) -> Option<Problem> {
     if url > HEAD_BYTES {
         return Some(Problem::new(
             Code::UrlTooLarge,
-            format!("the URL has {url} bytes, the limit is {}", HEAD_BYTES),
+            format!("the URL has {url} bytes, the limit is {HEAD_BYTES}"),
         ));
     }
     let headers: usize = request

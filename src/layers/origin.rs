@@ -96,22 +96,39 @@ where
         };
         let answer = allowed.map(|_| self.inner.call(request));
         Box::pin(async move {
-            let mut response = answer?.await?;
-            let headers = response.headers_mut();
-            headers.append(VARY, HeaderValue::from_static("Origin"));
-            if let Some(origin) = cors {
-                headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-                headers.insert(
-                    ACCESS_CONTROL_ALLOW_CREDENTIALS,
-                    HeaderValue::from_static("true"),
-                );
-                headers.insert(
-                    ACCESS_CONTROL_EXPOSE_HEADERS,
-                    HeaderValue::from_static(EXPOSED),
-                );
+            // A refusal has to be readable, too: to a page that may not read it, it would be a network error, which ends an
+            // `EventSource` for good.
+            let answer = match answer {
+                Ok(answer) => answer.await,
+                Err(problem) => Err(problem),
+            };
+            match answer {
+                Ok(mut response) => {
+                    open_to(response.headers_mut(), cors.as_ref());
+                    Ok(response)
+                }
+                Err(problem) => Err(Problem {
+                    open_to: cors,
+                    ..problem
+                }),
             }
-            Ok(response)
         })
+    }
+}
+
+/// Lets pages of `origin` read an answer.
+pub(super) fn open_to(headers: &mut HeaderMap, origin: Option<&HeaderValue>) {
+    headers.append(VARY, HeaderValue::from_static("Origin"));
+    if let Some(origin) = origin {
+        headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+        headers.insert(
+            ACCESS_CONTROL_ALLOW_CREDENTIALS,
+            HeaderValue::from_static("true"),
+        );
+        headers.insert(
+            ACCESS_CONTROL_EXPOSE_HEADERS,
+            HeaderValue::from_static(EXPOSED),
+        );
     }
 }
 

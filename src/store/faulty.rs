@@ -58,8 +58,8 @@ pub struct Faults {
 /// What happened to the log.
 #[derive(Clone, Debug)]
 pub enum Loss {
-    /// These entries of one topic are gone.
-    Fork(Vec<Arc<Event>>),
+    /// These events of one topic are gone; if there are none, its end.
+    Fork(Topic, Vec<Arc<Event>>),
     /// Everything up to this id is gone.
     Reset(EventId),
 }
@@ -127,7 +127,7 @@ struct State {
     dice: Dice,
     away_until: Option<Instant>,
     orders: VecDeque<Order>,
-    losses: Vec<Loss>,
+    losses: Vec<(Instant, Loss)>,
 }
 
 /// What the feed has to do next.
@@ -187,8 +187,8 @@ impl FaultyStore {
         self.shared.reset(sign);
     }
 
-    /// What the log has lost so far.
-    pub fn losses(&self) -> Vec<Loss> {
+    /// What the log has lost so far, and when.
+    pub fn losses(&self) -> Vec<(Instant, Loss)> {
         self.shared.state.lock().losses.clone()
     }
 }
@@ -201,16 +201,18 @@ impl Shared {
 
     fn fork(&self, topic: &Topic, count: usize) -> Vec<Arc<Event>> {
         let lost = self.inner.lose(topic, count);
-        if !lost.is_empty() {
-            self.state.lock().losses.push(Loss::Fork(lost.clone()));
+        if let Some(lost) = &lost {
+            let fork = Loss::Fork(topic.clone(), lost.clone());
+            self.state.lock().losses.push((Instant::now(), fork));
         }
         self.order(Order::Cut);
-        lost
+        lost.unwrap_or_default()
     }
 
     fn reset(&self, sign: Sign) {
         let born = self.inner.flush();
-        self.state.lock().losses.push(Loss::Reset(born));
+        let loss = Loss::Reset(born);
+        self.state.lock().losses.push((Instant::now(), loss));
         self.order(match sign {
             Sign::Cut => Order::Cut,
             Sign::Entry => Order::Reborn(born),
@@ -416,6 +418,7 @@ impl FaultyFeed {
         self.pulled.clear();
         self.hold = None;
         self.live.clear();
+        self.fed.clear();
         self.doomed.clear();
         self.ready.push_back(FeedItem::Cut);
     }
@@ -448,12 +451,13 @@ impl FaultyFeed {
                     _ => {}
                 }
                 self.live.extend(topics.iter().cloned());
-                let known = topics.iter().zip(&position.topics);
-                self.fed.extend(
-                    known
-                        .filter(|(_, stand)| stand.last.is_some())
-                        .map(|(topic, _)| topic.clone()),
-                );
+                for (topic, stand) in topics.iter().zip(&position.topics) {
+                    if stand.last.is_some() {
+                        self.fed.insert(topic.clone());
+                    } else {
+                        self.fed.remove(topic);
+                    }
+                }
                 self.hand_on(FeedItem::Joined(topics, position))
             }
             item => self.hand_on(item),

@@ -79,6 +79,8 @@ struct Log {
     horizon: EventId,
     topics: HashMap<Topic, TopicLog>,
     oldest: BTreeMap<EventId, Topic>,
+    /// Where the next look for expired events begins in `oldest`.
+    tidied: EventId,
     idle: BTreeSet<(EventId, Topic)>,
     events: usize,
     bytes: usize,
@@ -128,6 +130,7 @@ impl MemoryStore {
             horizon: EventId::ZERO,
             topics: HashMap::new(),
             oldest: BTreeMap::new(),
+            tidied: EventId::ZERO,
             idle: BTreeSet::new(),
             events: 0,
             bytes: 0,
@@ -172,18 +175,16 @@ impl MemoryStore {
     }
 
     /// Fault injection: the newest entries of `topic`, at most `count`, are lost though they were acknowledged. The oldest
-    /// one stays. Returns what is gone; an end goes alone and is no event.
-    pub(super) fn lose(&self, topic: &Topic, count: usize) -> Vec<Arc<Event>> {
+    /// one stays. Returns the events that are gone, none if nothing is; an end goes alone and is no event.
+    pub(super) fn lose(&self, topic: &Topic, count: usize) -> Option<Vec<Arc<Event>>> {
         let log = &mut *self.shared.log.lock();
-        let Some(entry) = log.topics.get_mut(topic) else {
-            return Vec::new();
-        };
+        let entry = log.topics.get_mut(topic)?;
         let newest = entry.newest();
         if entry.end.take().is_some() {
             if log.idle.remove(&(newest, topic.clone())) {
                 log.idle.insert((entry.newest(), topic.clone()));
             }
-            return Vec::new();
+            return Some(Vec::new());
         }
         let keep = entry
             .events
@@ -209,7 +210,7 @@ impl MemoryStore {
             .max()
             .unwrap_or(log.born)
             .max(log.born);
-        lost
+        (!lost.is_empty()).then_some(lost)
     }
 
     /// Whether appends have to wait for the hub.
@@ -481,12 +482,14 @@ impl Log {
             now_ms.saturating_sub(self.config.retention.shortest_age_ms()),
             0,
         );
-        let topics: Vec<Topic> = self
-            .oldest
-            .range(..due)
-            .take(TIDY_STEPS)
-            .map(|(_, topic)| topic.clone())
-            .collect();
+        // From where the last call stopped, so that topics which keep their events for longer hide no others.
+        let from = std::mem::take(&mut self.tidied).min(due);
+        let old = self.oldest.range(from..due).take(TIDY_STEPS);
+        let (ids, topics): (Vec<EventId>, Vec<Topic>) =
+            old.map(|(id, topic)| (*id, topic.clone())).unzip();
+        if ids.len() == TIDY_STEPS {
+            self.tidied = ids.last().map_or(EventId::ZERO, |last| last.next());
+        }
         for topic in topics {
             let trimmed = self.trim(&topic, self.config.retention.of(&topic), now_ms);
             self.tell_trimmed(topic, trimmed);

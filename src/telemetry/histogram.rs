@@ -43,7 +43,10 @@ impl EncodeMetric for Latencies {
     #[expect(clippy::cast_precision_loss, reason = "seconds are reported as floats")]
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), std::fmt::Error> {
         let seconds = |us: u64| us as f64 / 1e6;
-        let bounds = BOUNDS_US.iter().map(|&us| seconds(us)).chain([f64::MAX]);
+        let bounds = BOUNDS_US
+            .iter()
+            .map(|&us| seconds(us))
+            .chain([f64::INFINITY]);
         let counts: Vec<u64> = self
             .0
             .buckets

@@ -18,6 +18,9 @@ const REQUEST_BOUNDS: [f64; 11] = [
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0,
 ];
 
+/// As [`crate::log::GapReason::as_str`] says them.
+const GAP_REASONS: [&str; 4] = ["retention", "lost", "reset", "unknown"];
+
 /// Labels of a request.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct RequestLabels {
@@ -59,7 +62,7 @@ pub struct Metrics {
     requests: Family<RequestLabels, Histogram, fn() -> Histogram>,
     /// Open SSE streams.
     pub sse_active_connections: Gauge,
-    /// Open TCP connections on the public listener.
+    /// Open TCP connections, on both listeners.
     pub tcp_connections: Gauge,
     /// Streams that wait for their reader's socket.
     pub lagging: Gauge,
@@ -124,7 +127,7 @@ impl Metrics {
         let tcp_connections = gauge(
             r,
             "tcp_connections",
-            "Open TCP connections on the public listener",
+            "Open TCP connections, on both listeners",
         );
         let lagging = gauge(
             r,
@@ -157,6 +160,9 @@ impl Metrics {
         );
         let gaps: Family<ReasonLabels, Counter> = Family::default();
         r.register("gaps", "Gaps told to clients, by reason", gaps.clone());
+        for reason in GAP_REASONS {
+            let _ = gaps.get_or_create_owned(&ReasonLabels { reason });
+        }
         let closes: Family<ReasonLabels, Counter> = Family::default();
         for reason in CloseReason::ALL {
             let _ = closes.get_or_create_owned(&ReasonLabels {
@@ -217,6 +223,14 @@ impl Metrics {
                 reason: reason.as_str(),
             })
             .inc();
+    }
+
+    /// Lets a refusal be seen before it happens: a counter that is not there cannot rise from zero.
+    pub fn may_refuse(&self, code: &'static str, as_stream: bool) {
+        let shape = if as_stream { "stream" } else { "status" };
+        let _ = self
+            .refusals
+            .get_or_create_owned(&RefusalLabels { code, shape });
     }
 
     /// Counts a refusal.

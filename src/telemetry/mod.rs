@@ -8,4 +8,4 @@ pub mod tracing;
 
 pub use close_reason::CloseReason;
 pub use metrics::Metrics;
-pub use process::ProcessStats;
+pub use process::{ProcessStats, begin};

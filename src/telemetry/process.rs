@@ -75,12 +75,15 @@ impl ProcessStats {
     }
 }
 
-/// Unix seconds of the first call, which `main` makes.
-pub(crate) fn started() -> f64 {
+/// Remembers when this process began to serve; the first call counts.
+pub fn begin() {
+    started();
+}
+
+fn started() -> f64 {
     static STARTED: std::sync::OnceLock<f64> = std::sync::OnceLock::new();
     *STARTED.get_or_init(|| {
-        SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0.0, |age| age.as_secs_f64())
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        now.map_or(0.0, |age| age.as_secs_f64())
     })
 }
