@@ -1,0 +1,609 @@
+//! What must hold of every parser of foreign bytes, whatever the bytes are.
+//!
+//! One function a parser, shared by the fuzz targets beside this file and by `tests/corpus.rs`. "It does not panic" would let a
+//! parser through that reads everything as nothing, so each one is held against a model that is written another way, and
+//! what it accepts has to survive being written and read again.
+
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use http::{HeaderMap, HeaderValue};
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, Visitor},
+};
+use serde_json::Value;
+use tidegate::{
+    event::{
+        Envelope, Event, EventId, EventType, Frame, Message, Parser, PublishItem, Topic, TopicList,
+        TopicListError,
+    },
+    http::{app::rfc3339, problem::Code, query::Query},
+    log::{Cursor, Start},
+};
+
+/// A cursor, one on each line: what is read is what was written, and cursors are ordered as their numbers are.
+pub(crate) fn cursor(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return;
+    };
+    let mut seen: Vec<((u64, u64), Cursor)> = Vec::new();
+    for line in text.split('\n').chain([text]) {
+        let expected = line
+            .split_once('-')
+            .and_then(|(ms, seq)| Some((number(ms)?, number(seq)?)));
+        match (line.parse::<Cursor>(), expected) {
+            (Ok(cursor), Some((ms, seq))) => {
+                let id = cursor.id();
+                assert_eq!((id.ms(), id.seq()), (ms, seq), "{line:?}");
+                assert_eq!(cursor.to_string(), line);
+                assert_eq!(line.parse::<EventId>(), Ok(id));
+                let mut written = Vec::new();
+                id.write_to(&mut written);
+                assert_eq!(written, line.as_bytes());
+                assert_eq!(id.text_len(), line.len());
+                assert!(line.len() <= Cursor::MAX_BYTES);
+                // Anything else in it, and browsers ask for leave before they reconnect (Fetch, 2.2.2).
+                assert!(
+                    line.bytes()
+                        .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+                );
+                assert!(id == EventId::MAX || (id.next() > id && id.next().previous() == id));
+                assert_eq!(Start::after(cursor) == Start::Earliest, (ms, seq) == (0, 0));
+                seen.push(((ms, seq), cursor));
+            }
+            (Err(_), None) => {}
+            (read, expected) => panic!("{line:?} is read as {read:?}, expected {expected:?}"),
+        }
+    }
+    for (numbers, cursor) in &seen {
+        for (other_numbers, other) in &seen {
+            assert_eq!(cursor.cmp(other), numbers.cmp(other_numbers));
+        }
+    }
+}
+
+/// A number in its one spelling.
+fn number(text: &str) -> Option<u64> {
+    text.parse::<u64>()
+        .ok()
+        .filter(|number| number.to_string() == text)
+}
+
+/// Values of `topic=`, one on each line: a name is one exactly if the rules say so, and a list names each once, in order.
+pub(crate) fn topic(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return;
+    };
+    let values: Vec<&str> = text.lines().collect();
+    let limit = bytes.len() % 5 + 1;
+    for name in values
+        .iter()
+        .flat_map(|value| value.split(','))
+        .chain([text])
+    {
+        match name.parse::<Topic>() {
+            Ok(topic) => {
+                assert!(is_topic(name), "{name:?} was taken for a topic");
+                assert_eq!(topic.as_str(), name);
+                let json = serde_json::to_string(&topic).expect("text is JSON");
+                assert_eq!(
+                    serde_json::from_str::<Topic>(&json).expect("a topic"),
+                    topic
+                );
+            }
+            Err(error) => assert!(!is_topic(name), "{name:?} was refused: {error}"),
+        }
+    }
+
+    let default: Topic = "default".parse().expect("a topic");
+    let mut names: Vec<&str> = Vec::new();
+    for name in values.iter().flat_map(|value| value.split(',')) {
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    // A name is judged before it is counted, so one too many of them is told as what it is.
+    let wrong = names.iter().take(limit + 1).find(|name| !is_topic(name));
+    match TopicList::parse(values.iter().copied(), &default, limit) {
+        Ok(list) => {
+            assert!(wrong.is_none() && names.len() <= limit, "{values:?}");
+            let read: Vec<&str> = list.as_slice().iter().map(Topic::as_str).collect();
+            assert_eq!(
+                read,
+                if names.is_empty() {
+                    vec!["default"]
+                } else {
+                    names
+                }
+            );
+            let joined = read.join(",");
+            assert_eq!(
+                TopicList::parse([&*joined], &default, limit),
+                Ok(list.clone())
+            );
+            assert_eq!(TopicList::parse(read, &default, limit), Ok(list.clone()));
+        }
+        Err(TopicListError::Topic { name, .. }) => {
+            let wrong: Option<String> = wrong.map(|name| name.chars().take(64).collect());
+            assert_eq!(Some(name), wrong);
+        }
+        Err(TopicListError::TooMany { limit: told }) => {
+            assert!(
+                wrong.is_none() && names.len() > limit && told == limit,
+                "{values:?}"
+            );
+        }
+    }
+}
+
+fn is_topic(name: &str) -> bool {
+    (1..=255).contains(&name.len())
+        && !name.starts_with('$')
+        && !name
+            .chars()
+            .any(|c| c.is_control() || c.is_whitespace() || "*{},".contains(c))
+}
+
+/// An event in JSON: it is read as any JSON parser reads it, and what was read is read again the same.
+pub(crate) fn publish_json(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return;
+    };
+    let read = PublishItem::from_json(text);
+    if let Ok(item) = &read {
+        let mut written = serde_json::Map::new();
+        written.insert("event".into(), item.kind.as_str().into());
+        written.insert("end".into(), item.end.into());
+        let texts = [
+            ("topic", item.topic.as_ref().map(Topic::as_str)),
+            ("data", item.data.as_deref()),
+            ("key", item.key.as_deref()),
+        ];
+        for (name, value) in texts {
+            written.extend(value.map(|value| (name.to_owned(), value.into())));
+        }
+        let again = PublishItem::from_json(&Value::Object(written).to_string());
+        assert_eq!(again.as_ref().ok(), Some(item), "{text}");
+    }
+    // The model cannot read everything that is JSON: it has a limit of depth and one of numbers, and no lone surrogates.
+    let Ok(model) = serde_json::from_str::<Value>(text) else {
+        return;
+    };
+    let is_item = serde_json::from_str::<Members>(text).is_ok_and(|members| members.are_an_item());
+    match read {
+        Ok(item) => {
+            assert!(is_item, "{text} was taken for an event");
+            assert_eq!(
+                item.topic.as_ref().map(Topic::as_str),
+                model["topic"].as_str()
+            );
+            assert_eq!(
+                item.kind.as_str(),
+                model["event"].as_str().unwrap_or("message")
+            );
+            assert_eq!(item.end, model["end"].as_bool().unwrap_or(false));
+            assert_eq!(item.key.as_deref(), model["key"].as_str());
+            match (item.data.as_deref(), model.get("data")) {
+                (Some(data), Some(Value::String(expected))) => assert_eq!(data, expected),
+                (Some(data), Some(expected)) => {
+                    assert_eq!(
+                        &serde_json::from_str::<Value>(data).expect("data stays JSON"),
+                        expected
+                    );
+                    assert!(
+                        is_compact(data),
+                        "{data:?} has white space between its tokens"
+                    );
+                }
+                (Some(data), None) => assert!(data.is_empty() && !item.end),
+                (None, expected) => assert!(expected.is_none() && item.end),
+            }
+        }
+        Err(error) => assert!(!is_item, "{text} was refused: {error}"),
+    }
+}
+
+/// The members of an object as they were written, also those that are there twice.
+struct Members(Vec<(String, Value)>);
+
+impl Members {
+    fn are_an_item(&self) -> bool {
+        let Self(members) = self;
+        members.iter().enumerate().all(|(at, (name, value))| {
+            let once = members[..at].iter().all(|(earlier, _)| earlier != name);
+            once && match (name.as_str(), value) {
+                ("topic", Value::String(topic)) => is_topic(topic),
+                ("event", Value::String(kind)) => {
+                    (1..=128).contains(&kind.len())
+                        && !kind.starts_with('$')
+                        && !kind.contains(['\r', '\n', '\0'])
+                }
+                ("end", value) => value.is_boolean(),
+                ("key", Value::String(_))
+                | ("topic" | "event" | "key", Value::Null)
+                | ("data", _) => true,
+                _ => false,
+            }
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for Members {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct InOrder;
+
+        impl<'de> Visitor<'de> for InOrder {
+            type Value = Members;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members, A::Error> {
+                let mut members = Vec::new();
+                while let Some(member) = map.next_entry()? {
+                    members.push(member);
+                }
+                Ok(Members(members))
+            }
+        }
+
+        deserializer.deserialize_map(InOrder)
+    }
+}
+
+/// Whether JSON has no white space outside of its strings.
+fn is_compact(json: &str) -> bool {
+    let (mut in_string, mut escaped) = (false, false);
+    json.chars().all(|c| {
+        let space = !in_string && c.is_ascii_whitespace();
+        in_string ^= c == '"' && !escaped;
+        escaped = c == '\\' && !escaped;
+        !space
+    })
+}
+
+/// A `Last-Event-ID` on the first line, a query after it: names and values come out as they went in, and a start is what
+/// the rules of precedence say.
+pub(crate) fn query(bytes: &[u8]) {
+    // What a caller puts in, percent-encoded, is what the gateway takes out.
+    let pairs: Vec<(&[u8], &[u8])> = bytes
+        .split(|&byte| byte == b'&')
+        .map(|pair| cut(pair, b'=').unwrap_or((pair, b"")))
+        .collect();
+    let encoded: Vec<String> = pairs
+        .iter()
+        .map(|(name, value)| format!("{}={}", percent(name), percent(value)))
+        .collect();
+    let readable = pairs.iter().all(|(name, value)| {
+        [name, value]
+            .iter()
+            .all(|text| std::str::from_utf8(text).is_ok())
+    });
+    match Query::parse(Some(&encoded.join("&"))) {
+        Ok(query) => {
+            assert!(readable);
+            same(&query, &pairs);
+        }
+        Err(problem) => assert!(
+            !readable && problem.code == Code::Utf8Invalid,
+            "{problem:?}"
+        ),
+    }
+
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return;
+    };
+    let (header, text) = text.split_once('\n').unwrap_or(("", text));
+    let decoded = decode(text);
+    match (Query::parse(Some(text)), &decoded) {
+        (Ok(query), Ok(pairs)) => {
+            let pairs: Vec<(&[u8], &[u8])> = pairs
+                .iter()
+                .map(|(name, value)| (&**name, &**value))
+                .collect();
+            same(&query, &pairs);
+            start(&query, header);
+            options(&query);
+        }
+        (Err(problem), Err(code)) => assert_eq!(problem.code, *code, "{text:?}"),
+        (read, decoded) => panic!("{text:?} is read as {read:?}, expected {decoded:?}"),
+    }
+
+    // Any moment to the year 9999, in the two ways of writing it.
+    let ms = bytes.iter().fold(0_u64, |sum, &byte| {
+        sum.wrapping_mul(31).wrapping_add(byte.into())
+    }) % 253_402_300_799_999;
+    for since in [
+        ms.to_string(),
+        rfc3339(SystemTime::UNIX_EPOCH + Duration::from_millis(ms)),
+    ] {
+        let query = format!("since={since}");
+        let query = Query::parse(Some(&query)).expect("plain text");
+        assert_eq!(
+            query.start(&HeaderMap::new()),
+            Ok((Start::Since(ms), false)),
+            "{since}"
+        );
+    }
+}
+
+fn cut(bytes: &[u8], at: u8) -> Option<(&[u8], &[u8])> {
+    let at = bytes.iter().position(|&byte| byte == at)?;
+    Some((&bytes[..at], &bytes[at + 1..]))
+}
+
+fn percent(bytes: &[u8]) -> String {
+    let digit = |number: u8| char::from_digit(number.into(), 16).expect("half a byte");
+    bytes
+        .iter()
+        .flat_map(|byte| ['%', digit(byte >> 4), digit(byte & 15)])
+        .collect()
+}
+
+type Decoded = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// The pairs of a query, or the code of the first thing that is wrong with it.
+fn decode(query: &str) -> Result<Decoded, Code> {
+    let one = |text: &str| {
+        let mut bytes = Vec::new();
+        let mut pieces = text.split('%');
+        let plain = |piece: &str| piece.replace('+', " ").into_bytes();
+        bytes.extend(plain(pieces.next().unwrap_or_default()));
+        for piece in pieces {
+            let digits = piece
+                .get(..2)
+                .filter(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()));
+            let digits = digits.ok_or(Code::QueryInvalid)?;
+            bytes.push(u8::from_str_radix(digits, 16).expect("two hexadecimal digits"));
+            bytes.extend(plain(&piece[2..]));
+        }
+        std::str::from_utf8(&bytes).map_err(|_| Code::Utf8Invalid)?;
+        Ok(bytes)
+    };
+    let pairs = query.split('&').filter(|pair| !pair.is_empty());
+    pairs
+        .map(|pair| {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            Ok((one(name)?, one(value)?))
+        })
+        .collect()
+}
+
+/// Each name has its values, in order, and nothing else.
+fn same(query: &Query<'_>, pairs: &[(&[u8], &[u8])]) {
+    for (name, _) in pairs {
+        let values: Vec<&[u8]> = pairs
+            .iter()
+            .filter(|(other, _)| other == name)
+            .map(|(_, value)| *value)
+            .collect();
+        let name = std::str::from_utf8(name).expect("was judged before");
+        assert_eq!(
+            query.all(name).map(str::as_bytes).collect::<Vec<_>>(),
+            values
+        );
+        assert_eq!(
+            query.first(name).map(str::as_bytes),
+            values.first().copied()
+        );
+    }
+    // Longer than any of them, so none of them.
+    let names: Vec<&[u8]> = pairs.iter().map(|(name, _)| *name).collect();
+    let other = String::from_utf8(names.concat()).expect("was judged before") + "x";
+    assert_eq!(query.first(&other), None);
+}
+
+/// The first that is present wins: the header, `lastEventId` in its spellings, `since`, `last`.
+fn start(query: &Query<'_>, header: &str) {
+    let mut headers = HeaderMap::new();
+    if let Ok(value) = HeaderValue::from_str(header) {
+        headers.insert("last-event-id", value);
+    }
+    let header = headers
+        .get("last-event-id")
+        .filter(|header| !header.is_empty());
+    let cursor = ["lastEventId", "last_event_id", "lastEventID"]
+        .iter()
+        .find_map(|name| query.first(name));
+    match (query.start(&headers), header, cursor) {
+        (Ok((start, true)), Some(header), _) => {
+            let cursor = header
+                .to_str()
+                .ok()
+                .and_then(|text| text.trim().parse().ok());
+            assert_eq!(start, cursor.map_or(Start::Unreadable, Start::after));
+        }
+        (Ok((start, false)), None, Some(text)) => match text {
+            "" => assert_eq!(start, Start::Now),
+            "earliest" => assert_eq!(start, Start::Earliest),
+            text => assert_eq!(Ok(start), text.parse().map(Start::after)),
+        },
+        (Ok((start, false)), None, None) => {
+            match (query.first("since"), query.first("last"), start) {
+                (None, None, Start::Now) | (Some(_), _, Start::Since(_) | Start::Age(_)) => {}
+                (None, Some(count), Start::Last(read)) => {
+                    assert!(count.parse() == Ok(read) && read <= 1_000);
+                }
+                (since, last, start) => {
+                    panic!("since={since:?} and last={last:?} start at {start:?}")
+                }
+            }
+        }
+        (Err(problem), None, Some(_)) => assert_eq!(problem.code, Code::CursorInvalid),
+        (Err(problem), None, None) if query.first("since").is_some() => {
+            assert_eq!(problem.code, Code::SinceInvalid);
+        }
+        (Err(problem), None, None) => assert_eq!(problem.code, Code::QueryInvalid),
+        (read, header, cursor) => {
+            panic!("header {header:?} and query {cursor:?} are read as {read:?}")
+        }
+    }
+}
+
+/// A value that is not known is refused, and never taken for another one.
+fn options(query: &Query<'_>) {
+    let known = |name: &str, values: [&str; 2]| {
+        query
+            .first(name)
+            .is_none_or(|value| values.contains(&value))
+    };
+    let all_known = known("envelope", ["json", "none"])
+        && known("heartbeat", ["event", "comment"])
+        && known("control", ["on", "off"]);
+    for topics in [1, 2] {
+        match query.stream_options(topics) {
+            Ok(options) => {
+                assert!(all_known);
+                let envelope = match (query.first("envelope"), topics) {
+                    (Some("json"), _) => Envelope::Json,
+                    (_, 1) => Envelope::Plain,
+                    _ => Envelope::Topic,
+                };
+                assert_eq!(options.envelope, envelope);
+                assert_eq!(options.heartbeat, query.first("heartbeat") == Some("event"));
+                assert_eq!(options.quiet, query.first("control") == Some("off"));
+            }
+            Err(problem) => assert!(!all_known && problem.code == Code::QueryInvalid),
+        }
+    }
+    assert_eq!(
+        query.refuse().is_ok(),
+        known("refuse", ["status", "stream"])
+    );
+}
+
+/// An id, a type and a topic on three lines, then the data: the frame of that event is read back as that event, in every
+/// form and cut into any pieces. Then the same bytes as a stream of somebody's: they are read as the standard says.
+pub(crate) fn frame(bytes: &[u8]) {
+    let mut lines = bytes
+        .splitn(4, |&byte| byte == b'\n')
+        .map(|line| std::str::from_utf8(line).ok());
+    let mut line = || lines.next().flatten();
+    let event = Event {
+        id: line().and_then(|id| id.parse().ok()).unwrap_or_default(),
+        previous: EventId::ZERO,
+        kind: line()
+            .and_then(|kind| kind.parse().ok())
+            .unwrap_or_default(),
+        topic: line()
+            .and_then(|topic| topic.parse().ok())
+            .unwrap_or_else(|| "t".parse().expect("a topic")),
+        data: line().unwrap_or_default().into(),
+        end: false,
+    };
+    written(&Arc::new(event));
+
+    let expected = reference(bytes);
+    for size in [bytes.len().max(1), 1, 2, 7] {
+        let mut parser = Parser::default();
+        let read: Vec<Message> = bytes
+            .chunks(size)
+            .flat_map(|piece| parser.feed(piece))
+            .collect();
+        assert_eq!(read, expected, "in pieces of {size} bytes");
+    }
+}
+
+fn written(event: &Arc<Event>) {
+    let frame = Frame::new(event.clone(), 0);
+    // Each of the three line ends is one, and a browser sees `\n` (HTML, 9.2.6).
+    let data = event.data.replace("\r\n", "\n").replace('\r', "\n");
+    for envelope in [Envelope::Plain, Envelope::Topic, Envelope::Json] {
+        let sse = frame.sse(envelope);
+        let chunk = [format!("{:X}\r\n", sse.len()).as_bytes(), &sse, b"\r\n"].concat();
+        assert_eq!(
+            frame.chunk(envelope),
+            &chunk,
+            "a chunk is the frame with its length around it"
+        );
+        for size in [sse.len(), 1, 3] {
+            let mut parser = Parser::default();
+            let messages: Vec<Message> = sse
+                .chunks(size)
+                .flat_map(|piece| parser.feed(piece))
+                .collect();
+            let [message] = &*messages else {
+                panic!("{event:?} became {messages:?}");
+            };
+            assert_eq!(message.id, Some(event.id.to_string()));
+            assert_eq!(
+                message.event.as_deref(),
+                (event.kind.as_str() != "message").then_some(event.kind.as_str())
+            );
+            assert_eq!(
+                message.topic.as_deref(),
+                (envelope == Envelope::Topic).then_some(event.topic.as_str())
+            );
+            assert_eq!((message.retry_ms, &*message.comments), (None, &[][..]));
+            let read = message.data.as_deref().expect("an event has data");
+            if envelope == Envelope::Json {
+                let json: Value = serde_json::from_str(read).expect("the envelope is JSON");
+                let members = [
+                    ("id", &*event.id.to_string()),
+                    ("topic", event.topic.as_str()),
+                    ("event", event.kind.as_str()),
+                    ("data", &event.data),
+                ];
+                assert_eq!(
+                    json.as_object().map(serde_json::Map::len),
+                    Some(members.len())
+                );
+                for (name, value) in members {
+                    assert_eq!(json[name], *value);
+                }
+            } else {
+                assert_eq!(read, data);
+            }
+        }
+    }
+    assert_eq!(
+        frame.wire_bytes(),
+        frame.sse(Envelope::Plain).len(),
+        "budgets count bytes on the wire"
+    );
+    assert_eq!(
+        event.kind.as_str().parse::<EventType>().as_ref(),
+        Ok(&event.kind)
+    );
+}
+
+/// The blocks of a whole stream, read as the standard describes it: decode, cut into lines, then interpret each.
+fn reference(bytes: &[u8]) -> Vec<Message> {
+    let text = String::from_utf8_lossy(bytes);
+    let text = text
+        .strip_prefix('\u{feff}')
+        .unwrap_or(&text)
+        .replace("\r\n", "\n")
+        .replace('\r', "\n");
+    let mut blocks = vec![Message::default()];
+    let mut lines: Vec<&str> = text.split('\n').collect();
+    lines.pop(); // Without a line end it is no line yet.
+    for line in lines {
+        let (name, value) = line.split_once(':').unwrap_or((line, ""));
+        let value = value.strip_prefix(' ').unwrap_or(value).to_owned();
+        let block = blocks.last_mut().expect("there is always one");
+        match name {
+            "" if line.is_empty() => blocks.push(Message::default()),
+            "" => block.comments.push(value),
+            "data" => {
+                let before = block.data.take().map(|data| data + "\n");
+                block.data = Some(before.unwrap_or_default() + &value);
+            }
+            "event" => block.event = Some(value),
+            "topic" => block.topic = Some(value),
+            "id" if !value.contains('\0') => block.id = Some(value),
+            "retry" if !value.contains(|c: char| !c.is_ascii_digit()) => {
+                block.retry_ms = value.parse().ok();
+            }
+            _ => {}
+        }
+    }
+    blocks.pop(); // Without an empty line after it, it is no block yet.
+    blocks.retain(|block| *block != Message::default());
+    blocks
+}
