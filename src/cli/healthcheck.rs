@@ -8,7 +8,7 @@ use clap::Args;
 use http::Request;
 
 use super::client::{block_on, send};
-use crate::config::{Config, Sources, process_environment};
+use crate::config::{Config, Sources};
 
 #[derive(Args, Clone, Debug)]
 pub(super) struct Healthcheck {
@@ -28,15 +28,8 @@ impl Healthcheck {
         let url = match self.url {
             Some(url) => url,
             None => {
-                let environment = process_environment();
-                let file = environment.get("TIDEGATE_CONFIG").map(Into::into);
-                let mut listen = Config::load(&Sources {
-                    file,
-                    environment,
-                    flags: Vec::new(),
-                })?
-                .server
-                .listen;
+                let sources = Sources::of_process(None, Vec::new());
+                let mut listen = Config::load(&sources)?.server.listen;
                 if listen.ip().is_unspecified() {
                     listen.set_ip(if listen.is_ipv4() {
                         [127, 0, 0, 1].into()

@@ -8,7 +8,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    config::{Config, Sources, StoreKind, process_environment},
+    config::{Config, Sources, StoreKind},
     http::{Listener, app::App, drain::drain, server},
     hub::Hub,
     store::{Store, memory::MemoryStore},
@@ -41,11 +41,7 @@ impl Serve {
             .into_iter()
             .filter_map(|(key, value)| Some((key.to_owned(), value?)))
             .collect();
-        let mut config = Config::load(&Sources {
-            file: self.config,
-            environment: process_environment(),
-            flags,
-        })?;
+        let mut config = Config::load(&Sources::of_process(self.config, flags))?;
         let _written = telemetry::tracing::init(&config.log).context("log.level")?;
         std::panic::set_hook(Box::new(|panic| tracing::error!(%panic, "a task panicked")));
         for warning in &config.warnings {

@@ -8,7 +8,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 
-pub use source::{Sources, process_environment};
+pub use source::Sources;
 
 use crate::{
     event::Topic,

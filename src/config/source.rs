@@ -28,6 +28,8 @@ const ALIASES: [(&str, &str); 4] = [
 pub struct Sources {
     /// A YAML file.
     pub file: Option<PathBuf>,
+    /// Names and values of a file `.env`, read as the environment is.
+    pub dotenv: BTreeMap<String, String>,
     /// The environment.
     pub environment: BTreeMap<String, String>,
     /// Flags: the path of a setting and its value.
@@ -39,13 +41,49 @@ pub struct Sources {
     clippy::disallowed_methods,
     reason = "this is the one place that reads the environment"
 )]
-pub fn process_environment() -> BTreeMap<String, String> {
+fn process_environment() -> BTreeMap<String, String> {
     std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect()
 }
 
+/// Reads the lines of a file `.env`: `NAME=value`, with or without `export` and quotes; `#` begins a comment.
+fn dotenv(text: &str) -> BTreeMap<String, String> {
+    let lines = text
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.starts_with('#'));
+    let pairs =
+        lines.filter_map(|line| line.strip_prefix("export ").unwrap_or(line).split_once('='));
+    let unquoted = |value: &str| {
+        let value = value.trim();
+        let quoted = ['"', '\'']
+            .into_iter()
+            .find_map(|quote| value.strip_prefix(quote)?.strip_suffix(quote));
+        quoted
+            .unwrap_or_else(|| value.split(" #").next().unwrap_or(value).trim_end())
+            .to_owned()
+    };
+    pairs
+        .map(|(name, value)| (name.trim().to_owned(), unquoted(value)))
+        .collect()
+}
+
 impl Sources {
+    /// What a command of this process reads: the file if one is named, `.env` if there is one, the environment.
+    pub fn of_process(file: Option<PathBuf>, flags: Vec<(String, String)>) -> Self {
+        let environment = process_environment();
+        let file = file.or_else(|| environment.get("TIDEGATE_CONFIG").map(Into::into));
+        let dotenv =
+            std::fs::read_to_string(".env").map_or_else(|_| BTreeMap::new(), |text| dotenv(&text));
+        Self {
+            file,
+            dotenv,
+            environment,
+            flags,
+        }
+    }
+
     pub(super) fn read(&self) -> Result<Config, ConfigError> {
         let mut tree: Value =
             yaml_serde::from_str(DEFAULTS).expect("the embedded defaults are YAML");
@@ -75,26 +113,24 @@ impl Sources {
             }
         }
         let mut warnings = Vec::new();
-        self.host_and_port(&mut tree, &mut places, &mut warnings)?;
-        if self.environment.contains_key("REDIS_URL") {
-            warnings
-                .push("REDIS_URL is set, but this version keeps its log in memory alone".into());
-        }
-        for (alias, key) in ALIASES {
-            if let Some(value) = self.environment.get(alias) {
-                set(&mut tree, &known, key, value, alias, &mut places)?;
-            }
-        }
-        for (name, value) in self
-            .environment
-            .iter()
-            .filter(|(name, _)| name.starts_with(PREFIX) && !NOT_SETTINGS.contains(&name.as_str()))
-        {
-            let key = name[PREFIX.len()..].to_lowercase().replace("__", ".");
-            set(&mut tree, &known, &key, value, name, &mut places)?;
+        for (environment, place) in [(&self.dotenv, ".env"), (&self.environment, "environment")] {
+            let mut layer = Layer {
+                tree: &mut tree,
+                known: &known,
+                places: &mut places,
+                place,
+            };
+            layer.environment(environment, &mut warnings)?;
         }
         for (key, value) in &self.flags {
-            set(&mut tree, &known, key, value, "command line", &mut places)?;
+            let place = "command line";
+            Layer {
+                tree: &mut tree,
+                known: &known,
+                places: &mut places,
+                place,
+            }
+            .set(key, value, place)?;
         }
         let config: Result<Config, _> = serde_path_to_error::deserialize(tree);
         config
@@ -111,58 +147,6 @@ impl Sources {
                     message: error.into_inner().to_string(),
                 }
             })
-    }
-
-    /// `HOST` and `PORT` each name one half of `server.listen`. Shells set `HOST` to the machine's name: that is no address.
-    fn host_and_port(
-        &self,
-        tree: &mut Value,
-        places: &mut BTreeMap<String, String>,
-        warnings: &mut Vec<String>,
-    ) -> Result<(), ConfigError> {
-        let Some(listen) = tree
-            .pointer("/server/listen")
-            .and_then(Value::as_str)
-            .map(str::to_owned)
-        else {
-            return Ok(());
-        };
-        let (mut host, mut port) = listen
-            .rsplit_once(':')
-            .map(|(host, port)| (host.to_owned(), port.to_owned()))
-            .unwrap_or_default();
-        match self
-            .environment
-            .get("HOST")
-            .map(|host| host.parse::<std::net::IpAddr>().map_err(|_| host))
-        {
-            Some(Ok(address)) => {
-                host = if address.is_ipv6() {
-                    format!("[{address}]")
-                } else {
-                    address.to_string()
-                }
-            }
-            Some(Err(name)) if name == "localhost" => host = "127.0.0.1".into(),
-            Some(Err(name)) => warnings.push(format!(
-                "HOST is {name:?}, which is no address: it is ignored"
-            )),
-            None => {}
-        }
-        if let Some(value) = self.environment.get("PORT") {
-            let number = value.parse::<u16>().map_err(|_| ConfigError::Value {
-                place: "PORT".into(),
-                key: "server.listen".into(),
-                message: format!("{value:?} is no port: a number from 0 to 65535 was expected"),
-            })?;
-            port = number.to_string();
-        }
-        let joined = format!("{host}:{port}");
-        if joined != listen {
-            tree["server"]["listen"] = Value::String(joined);
-            places.insert("server.listen".into(), "HOST, PORT".into());
-        }
-        Ok(())
     }
 }
 
@@ -201,64 +185,137 @@ fn merge(
     Ok(())
 }
 
-/// Sets one key to a text, read as the kind of value that its default has.
-fn set(
-    tree: &mut Value,
-    known: &Value,
-    key: &str,
-    text: &str,
-    place: &str,
-    places: &mut BTreeMap<String, String>,
-) -> Result<(), ConfigError> {
-    let pointer = format!("/{}", key.replace('.', "/"));
-    let (Some(default), Some(slot)) = (
-        known.pointer(&pointer).filter(|known| !known.is_object()),
-        tree.pointer_mut(&pointer),
-    ) else {
-        let all = leaves(known, "");
-        let nearest = nearest(key, &all).map(|nearest| {
-            if place.starts_with(PREFIX) {
-                format!("{PREFIX}{}", nearest.replace('.', "__").to_uppercase())
-            } else {
-                nearest
+/// One source that names settings one by one.
+struct Layer<'a> {
+    tree: &'a mut Value,
+    known: &'a Value,
+    places: &'a mut BTreeMap<String, String>,
+    place: &'static str,
+}
+
+impl Layer<'_> {
+    fn environment(
+        &mut self,
+        environment: &BTreeMap<String, String>,
+        warnings: &mut Vec<String>,
+    ) -> Result<(), ConfigError> {
+        self.host_and_port(environment, warnings)?;
+        if environment.contains_key("REDIS_URL") {
+            warnings
+                .push("REDIS_URL is set, but this version keeps its log in memory alone".into());
+        }
+        for (alias, key) in ALIASES {
+            if let Some(value) = environment.get(alias) {
+                self.set(key, value, alias)?;
             }
-        });
-        return Err(ConfigError::Unknown {
-            place: if place.starts_with(PREFIX) {
-                "environment".into()
-            } else {
-                place.into()
-            },
-            key: if place.starts_with(PREFIX) {
-                place.into()
-            } else {
-                key.into()
-            },
-            nearest,
-        });
-    };
-    let wrong = |expected: &str| ConfigError::Value {
-        place: place.into(),
-        key: key.into(),
-        message: format!("{text:?} is no {expected}"),
-    };
-    *slot = match default {
-        Value::Bool(_) => Value::Bool(text.parse().map_err(|_| wrong("true or false"))?),
-        Value::Number(_) => Value::Number(
-            text.parse::<u64>()
-                .map_err(|_| wrong("whole number"))?
-                .into(),
-        ),
-        Value::Array(_) => text
-            .split(',')
-            .map(str::trim)
-            .filter(|item| !item.is_empty())
-            .map(Value::from)
-            .collect(),
-        _ => Value::String(text.to_owned()),
-    };
-    places.insert(key.to_owned(), place.to_owned());
-    Ok(())
+        }
+        for (name, value) in environment {
+            if let Some(key) = name.strip_prefix(PREFIX)
+                && !NOT_SETTINGS.contains(&name.as_str())
+            {
+                self.set(&key.to_lowercase().replace("__", "."), value, name)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// `HOST` and `PORT` each name one half of `server.listen`. Shells set `HOST` to the machine's name: that is no address.
+    fn host_and_port(
+        &mut self,
+        environment: &BTreeMap<String, String>,
+        warnings: &mut Vec<String>,
+    ) -> Result<(), ConfigError> {
+        let Some(listen) = self
+            .tree
+            .pointer("/server/listen")
+            .and_then(Value::as_str)
+            .map(str::to_owned)
+        else {
+            return Ok(());
+        };
+        let (mut host, mut port) = listen
+            .rsplit_once(':')
+            .map(|(host, port)| (host.to_owned(), port.to_owned()))
+            .unwrap_or_default();
+        match environment
+            .get("HOST")
+            .map(|host| host.parse::<std::net::IpAddr>().map_err(|_| host))
+        {
+            Some(Ok(address)) => {
+                host = if address.is_ipv6() {
+                    format!("[{address}]")
+                } else {
+                    address.to_string()
+                }
+            }
+            Some(Err(name)) if name == "localhost" => host = "127.0.0.1".into(),
+            Some(Err(name)) => warnings.push(format!(
+                "HOST is {name:?}, which is no address: it is ignored"
+            )),
+            None => {}
+        }
+        if let Some(value) = environment.get("PORT") {
+            let number = value.parse::<u16>().map_err(|_| ConfigError::Value {
+                place: "PORT".into(),
+                key: "server.listen".into(),
+                message: format!("{value:?} is no port: a number from 0 to 65535 was expected"),
+            })?;
+            port = number.to_string();
+        }
+        let joined = format!("{host}:{port}");
+        if joined != listen {
+            self.tree["server"]["listen"] = Value::String(joined);
+            self.places
+                .insert("server.listen".into(), "HOST, PORT".into());
+        }
+        Ok(())
+    }
+
+    /// Sets one key to a text, read as the kind of value that its default has. `name` is how it was written.
+    fn set(&mut self, key: &str, text: &str, name: &str) -> Result<(), ConfigError> {
+        let pointer = format!("/{}", key.replace('.', "/"));
+        let default = self
+            .known
+            .pointer(&pointer)
+            .filter(|known| !known.is_object());
+        let (Some(default), Some(slot)) = (default, self.tree.pointer_mut(&pointer)) else {
+            let in_environment = name.starts_with(PREFIX);
+            let spelled = |key: String| {
+                if in_environment {
+                    format!("{PREFIX}{}", key.replace('.', "__").to_uppercase())
+                } else {
+                    key
+                }
+            };
+            return Err(ConfigError::Unknown {
+                place: self.place.into(),
+                key: if in_environment { name } else { key }.into(),
+                nearest: nearest(key, &leaves(self.known, "")).map(spelled),
+            });
+        };
+        let wrong = |expected: &str| ConfigError::Value {
+            place: name.into(),
+            key: key.into(),
+            message: format!("{text:?} is no {expected}"),
+        };
+        *slot = match default {
+            Value::Bool(_) => Value::Bool(text.parse().map_err(|_| wrong("true or false"))?),
+            Value::Number(_) => Value::Number(
+                text.parse::<u64>()
+                    .map_err(|_| wrong("whole number"))?
+                    .into(),
+            ),
+            Value::Array(_) => text
+                .split(',')
+                .map(str::trim)
+                .filter(|item| !item.is_empty())
+                .map(Value::from)
+                .collect(),
+            _ => Value::String(text.to_owned()),
+        };
+        self.places.insert(key.to_owned(), name.to_owned());
+        Ok(())
+    }
 }
 
 fn join(path: &str, name: &str) -> String {
@@ -320,7 +377,7 @@ mod tests {
         Config::load(&Sources {
             file: Some(file.path().to_owned()),
             environment,
-            flags: Vec::new(),
+            ..Sources::default()
         })
     }
 
@@ -395,6 +452,17 @@ mod tests {
                 .to_string(),
             "127.0.0.1:8080"
         );
+    }
+
+    #[test]
+    fn a_file_of_names_is_read_as_the_environment_is() {
+        let read =
+            dotenv("# a comment\nexport A = 1\nB=\"x # y\"\n\nC=z # note\nD='q'\nnonsense\n");
+        let read: Vec<_> = read
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .collect();
+        assert_eq!(read, [("A", "1"), ("B", "x # y"), ("C", "z"), ("D", "q")]);
     }
 
     #[test]

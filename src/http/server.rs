@@ -43,8 +43,10 @@ use super::{
 };
 use crate::telemetry::CloseReason;
 
-/// Room for the head of a request. What is larger is refused before it is read.
-pub(crate) const HEAD_BYTES: usize = 16 * 1024;
+/// What the header fields of a request may take together.
+pub(crate) const HEADER_BYTES: usize = 16 * 1024;
+/// What its path and query may take: a hundred topics of the greatest length.
+pub(crate) const URL_BYTES: usize = 32 * 1024;
 /// The first bytes of HTTP/2 with prior knowledge (RFC 9113, 3.4).
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0";
 
@@ -230,7 +232,7 @@ async fn h1(
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(app.config.server.header_timeout)
-        .max_buf_size(4 * HEAD_BYTES)
+        .max_buf_size(2 * (HEADER_BYTES + URL_BYTES))
         .serve_connection(socket, service)
         .with_upgrades();
     let mut closing = pin!(app.closing.cancelled());
@@ -314,7 +316,7 @@ async fn h2(app: &Arc<App>, stack: Stack, socket: TcpStream, address: SocketAddr
             .keep_alive_timeout(Duration::from_secs(20))
             .max_concurrent_streams(200)
             .max_send_buf_size(64 * 1024)
-            .max_header_list_size(u32::try_from(HEAD_BYTES).unwrap_or(u32::MAX))
+            .max_header_list_size(u32::try_from(HEADER_BYTES + URL_BYTES).unwrap_or(u32::MAX))
             .serve_connection(TokioIo::new(socket), service)
     );
     let closing = pin!(app.closing.cancelled());

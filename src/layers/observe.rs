@@ -19,7 +19,7 @@ use crate::{
         body::Body,
         problem::{Code, Problem},
         route_name,
-        server::{HEAD_BYTES, Peer},
+        server::{HEADER_BYTES, Peer, URL_BYTES},
     },
     telemetry::metrics::RequestLabels,
 };
@@ -162,10 +162,10 @@ fn unfit<B>(request: &Request<B>) -> Option<Problem> {
         .uri()
         .path_and_query()
         .map_or(0, |url| url.as_str().len());
-    if url > HEAD_BYTES {
+    if url > URL_BYTES {
         return Some(Problem::new(
             Code::UrlTooLarge,
-            format!("the URL has {url} bytes, the limit is {HEAD_BYTES}"),
+            format!("the URL has {url} bytes, the limit is {URL_BYTES}"),
         ));
     }
     let headers: usize = request
@@ -173,10 +173,10 @@ fn unfit<B>(request: &Request<B>) -> Option<Problem> {
         .iter()
         .map(|(name, value)| name.as_str().len() + value.len() + 4)
         .sum();
-    (headers > HEAD_BYTES).then(|| {
+    (headers > HEADER_BYTES).then(|| {
         Problem::new(
             Code::HeaderTooLarge,
-            format!("the header fields have {headers} bytes, the limit is {HEAD_BYTES}"),
+            format!("the header fields have {headers} bytes, the limit is {HEADER_BYTES}"),
         )
     })
 }

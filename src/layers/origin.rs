@@ -29,16 +29,10 @@ use crate::http::{
 
 const EXPOSED: &str = "Tidegate-Replay, Tidegate-Refused, Retry-After, X-Request-Id, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset";
 const REQUEST_HEADERS: &str = "Authorization, Cache-Control, Content-Type, Idempotency-Key, Last-Event-ID, X-Request-Id, traceparent";
-/// Headers that only a proxy sets.
-const FORWARDING: [&str; 7] = [
-    "forwarded",
-    "via",
-    "x-forwarded-for",
-    "x-forwarded-host",
-    "x-forwarded-proto",
-    "x-forwarded-port",
-    "x-real-ip",
-];
+/// Whether only a proxy sets this header.
+fn is_forwarding(name: &str) -> bool {
+    matches!(name, "forwarded" | "via" | "x-real-ip") || name.starts_with("x-forwarded-")
+}
 
 /// Wraps a service in [`OriginGuard`].
 #[derive(Clone)]
@@ -221,10 +215,8 @@ fn local_only(path: &str, host: Option<&str>, headers: &HeaderMap) -> Result<(),
         return Err(Problem::new(Code::HostForbidden, detail));
     }
     let watched = path == "/metrics" || path == "/health" || path.starts_with("/health/");
-    if let Some(name) = FORWARDING
-        .iter()
-        .find(|name| headers.contains_key(**name) && !watched)
-    {
+    let forwarding = headers.keys().find(|name| is_forwarding(name.as_str()));
+    if let Some(name) = forwarding.filter(|_| !watched) {
         let detail = format!(
             "the request came through a proxy ({name}), so it may be anybody's, and no auth is configured: configure auth, or say auth.anonymous: [subscribe, publish]"
         );
@@ -237,15 +229,14 @@ fn local_only(path: &str, host: Option<&str>, headers: &HeaderMap) -> Result<(),
 fn is_loopback(host: &str) -> bool {
     let name = match host.strip_prefix('[') {
         Some(rest) => rest.split(']').next().unwrap_or(rest),
-        None => host
-            .rsplit_once(':')
-            .filter(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit()))
-            .map_or(host, |(name, _)| name),
+        // An IPv6 address without brackets has no port.
+        None => match host.split_once(':') {
+            Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+            _ => host,
+        },
     };
-    name.eq_ignore_ascii_case("localhost")
-        || name
-            .parse::<IpAddr>()
-            .is_ok_and(|address| address.is_loopback())
+    let is_loopback = |address: IpAddr| address.is_loopback();
+    name.eq_ignore_ascii_case("localhost") || name.parse().is_ok_and(is_loopback)
 }
 
 #[cfg(test)]

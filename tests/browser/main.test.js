@@ -1,0 +1,29 @@
+// The promises of the gateway, kept in real browsers: one file in `promises/` for each, all of them in each engine.
+
+import { after, before, describe, test } from 'node:test';
+import { engines, launch } from './support/browser.js';
+import { binary } from './support/gateway.js';
+import order from './promises/order.js';
+import resume from './promises/resume.js';
+import end from './promises/end.js';
+import drain from './promises/drain.js';
+import origin from './promises/origin.js';
+import refusal from './promises/refusal.js';
+
+const TEST_MS = 150_000;
+
+for (const engine of Object.keys(engines)) {
+  describe(`in ${engine}`, () => {
+    const world = { engine, browser: undefined };
+    before(async () => {
+      binary(); // without one, say so before a browser starts
+      world.browser = await launch(engine);
+    });
+    after(() => world.browser?.close());
+
+    test('is a browser that can be driven', (t) => t.diagnostic(world.browser.version));
+    for (const promise of [order, resume, end, drain, refusal, origin]) {
+      promise(world, (sentence, body) => test(sentence, { timeout: TEST_MS }, body));
+    }
+  });
+}

@@ -1,0 +1,106 @@
+// One face for two engines: Chromium through playwright-core, Firefox through puppeteer-core (WebDriver BiDi).
+//
+// A page offers `evaluate(function, argument)`, `screenshot(file)` and `close()`; the argument and the result travel as JSON.
+
+import { accessSync, constants } from 'node:fs';
+import path from 'node:path';
+import { bounded } from './until.js';
+
+const LAUNCH_MS = 60_000;
+const PAGE_MS = 30_000;
+
+/** A name that both engines resolve to loopback, so that a page can have an origin that is not a loopback one. */
+export const FOREIGN_HOST = 'foreign.example';
+
+/** Name of each engine, and how it is started. */
+export const engines = {
+  chromium: {
+    programs: ['chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable'],
+    variable: 'TIDEGATE_CHROMIUM',
+    launch: launchChromium,
+  },
+  firefox: {
+    programs: ['firefox-esr', 'firefox'],
+    variable: 'TIDEGATE_FIREFOX',
+    launch: launchFirefox,
+  },
+};
+
+/** Starts an engine; fails with a word on how to install it where it is missing. */
+export async function launch(engine) {
+  const { launch: start } = engines[engine];
+  return bounded(`${engine} to start`, start(find(engine)), LAUNCH_MS);
+}
+
+function find(engine) {
+  const { programs, variable } = engines[engine];
+  if (process.env[variable]) return process.env[variable];
+  for (const folder of (process.env.PATH ?? '').split(path.delimiter)) {
+    for (const program of programs) {
+      const file = path.join(folder, program);
+      try {
+        accessSync(file, constants.X_OK);
+        return file;
+      } catch {
+        // not here: the next folder
+      }
+    }
+  }
+  throw new Error(`there is no ${engine} on PATH. Install it: scripts/install-test-tools browser (or name one by ${variable})`);
+}
+
+async function launchChromium(executablePath) {
+  const { chromium } = await import('playwright-core');
+  const browser = await chromium.launch({
+    executablePath,
+    args: [
+      '--no-sandbox', // containers and root have none to offer; only pages of these tests are opened
+      '--disable-gpu',
+      '--disable-background-networking',
+      '--disable-component-update',
+      '--disable-sync',
+      '--no-first-run',
+      `--host-resolver-rules=MAP ${FOREIGN_HOST} 127.0.0.1`,
+    ],
+  });
+  return {
+    version: `Chromium ${browser.version()}`,
+    async open(url) {
+      const page = await browser.newPage({ viewport: VIEWPORT });
+      await page.goto(url, { timeout: PAGE_MS });
+      return face(page);
+    },
+    close: () => browser.close(),
+  };
+}
+
+async function launchFirefox(executablePath) {
+  const { default: puppeteer } = await import('puppeteer-core');
+  const browser = await puppeteer.launch({
+    browser: 'firefox',
+    executablePath,
+    headless: true,
+    extraPrefsFirefox: { 'network.dns.localDomains': FOREIGN_HOST },
+  });
+  return {
+    version: (await browser.version()).replace('/', ' '),
+    async open(url) {
+      const page = await browser.newPage();
+      await page.setViewport(VIEWPORT);
+      await page.goto(url, { timeout: PAGE_MS });
+      return face(page);
+    },
+    close: () => browser.close(),
+  };
+}
+
+const VIEWPORT = { width: 1000, height: 860 };
+
+function face(page) {
+  return {
+    // Both libraries take a function and one argument; what they make of deeper objects differs, JSON does not.
+    evaluate: (body, argument) => bounded('the page to answer', page.evaluate(body, argument), PAGE_MS),
+    screenshot: (file) => bounded('a screenshot', page.screenshot({ path: file }), PAGE_MS),
+    close: () => bounded('the page to close', page.close(), PAGE_MS),
+  };
+}

@@ -1,0 +1,99 @@
+// The page under test, as the tests see it: where it is served, and what it has seen.
+
+import http from 'node:http';
+import { once } from 'node:events';
+import { readFileSync } from 'node:fs';
+import { freePort } from './ports.js';
+import { until } from './until.js';
+
+/** The page itself, as HTML. */
+export const html = readFileSync(new URL('./page.html', import.meta.url), 'utf8');
+
+/** Serves the page on a loopback port of its own: to the gateway another origin, and a loopback one. */
+export async function servePage() {
+  const server = http.createServer((request, response) => {
+    const found = request.url === '/';
+    response.writeHead(found ? 200 : 404, { 'content-type': 'text/html; charset=utf-8' });
+    response.end(found ? html : '');
+  });
+  const port = await freePort();
+  server.listen(port, '127.0.0.1');
+  await once(server, 'listening');
+  return {
+    port,
+    url: `http://127.0.0.1:${port}/`,
+    async close() {
+      server.close();
+      server.closeAllConnections();
+      await once(server, 'close');
+    },
+  };
+}
+
+/** A page that follows topics. What it has seen is fetched piece by piece and kept here. */
+export class Follower {
+  events = [];
+  controls = [];
+  state = 'not begun';
+  onopen = 0;
+  errors = [];
+  #tab;
+
+  constructor(tab) {
+    this.#tab = tab;
+  }
+
+  async follow(url, types = ['message']) {
+    // `follow` and `look` live in page.html.
+    await this.#tab.evaluate(({ url, types }) => globalThis.follow(url, types), { url, types });
+  }
+
+  async look() {
+    const from = { event: this.events.length, control: this.controls.length };
+    const { state, onopen, errors, events, controls } = JSON.parse(await this.#tab.evaluate((at) => globalThis.look(at), from));
+    this.events.push(...events);
+    this.controls.push(...controls);
+    Object.assign(this, { state, onopen, errors });
+    return this;
+  }
+
+  /** The control events of one type, in order. */
+  of(type) {
+    return this.controls.filter((control) => control.type === type);
+  }
+
+  get opens() {
+    return this.of('$open');
+  }
+
+  /** Waits until `condition(this)` holds. */
+  until(what, condition, options = {}) {
+    return until(`the page to see ${what}`, async () => condition(await this.look()), { seen: () => this.summary, ...options });
+  }
+
+  /** Waits for the n-th `$open`, and returns it. */
+  async opened(times = 1, options = {}) {
+    await this.until(`$open, ${times} in all`, () => this.opens.length >= times, options);
+    return this.opens[times - 1];
+  }
+
+  /** Waits for at least so many events. */
+  async received(count, options = {}) {
+    await this.until(`${count} events`, () => this.events.length >= count, options);
+    return this.events;
+  }
+
+  get summary() {
+    return {
+      state: this.state,
+      errors: this.errors.length,
+      events: this.events.length,
+      last: this.events.at(-1),
+      controls: this.controls.slice(-6),
+    };
+  }
+
+  evaluate(body, argument) {
+    return this.#tab.evaluate(body, argument);
+  }
+}

@@ -1,0 +1,72 @@
+// What each test plays in: a gateway, a proxy before it, and a page in a browser. All of it ends with the test.
+
+import { mkdirSync, writeFileSync } from 'node:fs';
+import path from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { FOREIGN_HOST } from './browser.js';
+import { Gateway } from './gateway.js';
+import { Follower, html, servePage } from './page.js';
+import { Proxy } from './proxy.js';
+import { sleep } from './until.js';
+
+const OUT = fileURLToPath(new URL('../out/', import.meta.url));
+// The page draws at most this long after it has seen something.
+const DRAWN_MS = 150;
+
+/** Where the page comes from, as the gateway sees it. */
+const ORIGINS = {
+  /** The gateway's own origin, as behind a reverse proxy that serves the page too. */
+  own: (proxy) => proxy.pageUrl,
+  /** Another port on loopback: another origin, which development mode lets in. */
+  loopback: (_, pages) => pages.url,
+  /** A name that is not a loopback one. */
+  foreign: (_, pages) => pages.url.replace('127.0.0.1', FOREIGN_HOST),
+};
+
+/**
+ * Runs `body` in a scene of its own, `{gateway, proxy, page, say, picture, eventsUrl}`.
+ *
+ * `settings` are `TIDEGATE_...` variables for the gateway. That it exits with 0 at the end is part of every test.
+ */
+export async function scene(t, { engine, browser }, { settings, origin = 'loopback' }, body) {
+  const say = (line) => t.diagnostic(line);
+  const closing = [];
+  const errors = [];
+  let gateway;
+  let tab;
+  const failed = `failed-${t.name.replaceAll(/\W+/g, '-').slice(0, 60)}`;
+  const out = (name) => {
+    mkdirSync(OUT, { recursive: true });
+    return path.join(OUT, `${engine}-${name}`);
+  };
+  const picture = async (name) => {
+    const file = out(`${name}.png`);
+    await sleep(DRAWN_MS);
+    await tab.screenshot(file);
+    say(`screenshot: ${path.relative(process.cwd(), file)}`);
+  };
+  try {
+    gateway = await Gateway.start(settings);
+    closing.push(() => gateway.remove());
+    const proxy = await Proxy.to(gateway.port, html);
+    closing.push(() => proxy.close());
+    const pages = await servePage();
+    closing.push(() => pages.close());
+    tab = await browser.open(ORIGINS[origin](proxy, pages));
+    closing.push(() => tab.close());
+    const eventsUrl = (...topics) => `${proxy.url}/events?${new URLSearchParams(topics.map((topic) => ['topic', topic]))}`;
+    await body({ gateway, proxy, page: new Follower(tab), say, picture, eventsUrl });
+  } catch (error) {
+    errors.push(error);
+    if (tab) await picture(failed).catch(() => {});
+  }
+  for (const close of closing.reverse()) await close().catch((error) => errors.push(error));
+  if (errors.length === 0) return;
+  if (gateway) {
+    const file = out(`${failed}.log`);
+    writeFileSync(file, gateway.said);
+    say(`what the gateway said: ${path.relative(process.cwd(), file)}`);
+  }
+  for (const error of errors.slice(1)) say(`and then: ${error.message}`);
+  throw errors[0];
+}

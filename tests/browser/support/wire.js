@@ -1,0 +1,161 @@
+// Just enough of HTTP/1.1 and of the event stream format to see, byte by byte, what has passed a wire.
+//
+// The proxy asks after each byte, because it has to know whether a cut would fall into the middle of a frame.
+
+/** Reads the requests that a client sends over one connection; `onRequest` gets each head once. */
+export class RequestReader {
+  #head = [];
+  #body = 0;
+  #onRequest;
+
+  constructor(onRequest) {
+    this.#onRequest = onRequest;
+  }
+
+  push(bytes) {
+    for (const byte of bytes) {
+      if (this.#body > 0) {
+        this.#body -= 1;
+        continue;
+      }
+      this.#head.push(byte);
+      if (!endsHead(this.#head)) continue;
+      const { first, headers } = parseHead(this.#head);
+      this.#head = [];
+      this.#body = Number(headers['content-length'] ?? 0);
+      const [method, target] = first.split(' ');
+      this.#onRequest({ method, target, headers });
+    }
+  }
+}
+
+/** Reads the responses of one connection: `onHead` for each head, `onBody` for each byte of a body. */
+export class ResponseReader {
+  #head = [];
+  #state = 'head';
+  #left = 0;
+  #line = '';
+  #onHead;
+  #onBody;
+
+  constructor({ onHead, onBody }) {
+    this.#onHead = onHead;
+    this.#onBody = onBody;
+  }
+
+  byte(byte) {
+    switch (this.#state) {
+      case 'head':
+        this.#head.push(byte);
+        if (endsHead(this.#head)) this.#startBody();
+        return;
+      case 'length':
+      case 'chunk':
+        this.#onBody(byte);
+        this.#left -= 1;
+        if (this.#left === 0) this.#state = this.#state === 'chunk' ? 'chunk end' : 'head';
+        return;
+      case 'until close':
+        this.#onBody(byte);
+        return;
+      case 'chunk end': // the line break after a chunk's bytes
+        if (byte === LF) this.#state = 'chunk size';
+        return;
+      case 'chunk size':
+        if (byte !== LF) {
+          this.#line += String.fromCharCode(byte);
+          return;
+        }
+        this.#left = Number.parseInt(this.#line, 16);
+        this.#line = '';
+        this.#state = this.#left === 0 ? 'trailer' : 'chunk';
+        return;
+      case 'trailer': // lines until an empty one
+        if (byte !== LF) {
+          this.#line += String.fromCharCode(byte);
+          return;
+        }
+        if (this.#line.trim() === '') this.#state = 'head';
+        this.#line = '';
+        return;
+      default:
+        throw new Error(`no such state: ${this.#state}`);
+    }
+  }
+
+  #startBody() {
+    const { first, headers } = parseHead(this.#head);
+    const status = Number(first.split(' ')[1]);
+    this.#head = [];
+    this.#onHead({ status, headers });
+    if (status < 200 || status === 204 || status === 304) return; // no body: the next head follows
+    if (/chunked/i.test(headers['transfer-encoding'] ?? '')) {
+      this.#state = 'chunk size';
+    } else if (headers['content-length'] !== undefined) {
+      this.#left = Number(headers['content-length']);
+      if (this.#left > 0) this.#state = 'length';
+    } else {
+      this.#state = 'until close';
+    }
+  }
+}
+
+/** Reads an event stream; `frames` holds the complete ones as `{id, event, topic, retry, data, comment}`. */
+export class FrameReader {
+  frames = [];
+  #frame = {};
+  #line = [];
+  #touched = false;
+
+  /** Whether a frame has begun and not ended. */
+  get midFrame() {
+    return this.#touched;
+  }
+
+  byte(byte) {
+    this.#touched = true;
+    if (byte !== LF) {
+      this.#line.push(byte);
+      return;
+    }
+    const line = Buffer.from(this.#line).toString('utf8');
+    this.#line = [];
+    if (line === '') {
+      this.frames.push(this.#frame);
+      this.#frame = {};
+      this.#touched = false;
+    } else {
+      this.#field(line);
+    }
+  }
+
+  #field(line) {
+    const colon = line.indexOf(':');
+    if (colon === 0) {
+      this.#frame.comment = line.slice(1).trim();
+      return;
+    }
+    const name = colon < 0 ? line : line.slice(0, colon);
+    const value = colon < 0 ? '' : line.slice(colon + 1).replace(/^ /, '');
+    if (name === 'data' && this.#frame.data !== undefined) this.#frame.data += `\n${value}`;
+    else this.#frame[name] = value;
+  }
+}
+
+const LF = 0x0a;
+const CR = 0x0d;
+
+function endsHead(bytes) {
+  const end = bytes.length;
+  return end >= 4 && bytes[end - 1] === LF && bytes[end - 2] === CR && bytes[end - 3] === LF && bytes[end - 4] === CR;
+}
+
+function parseHead(bytes) {
+  const [first, ...lines] = Buffer.from(bytes).toString('latin1').trimEnd().split('\r\n');
+  const headers = {};
+  for (const line of lines) {
+    const colon = line.indexOf(':');
+    headers[line.slice(0, colon).toLowerCase()] = line.slice(colon + 1).trim();
+  }
+  return { first, headers };
+}

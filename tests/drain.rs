@@ -1,0 +1,204 @@
+//! A deploy is quiet: on SIGTERM each stream is asked to come back, in its own time, and nothing is cut.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::support::{Gateway, H2Client, PATIENCE, Request, Subscriber, eventually, id};
+
+/// Waits until the gateway says that it takes no more traffic.
+async fn unready(gateway: &Gateway) {
+    eventually("the gateway to be unready", async || {
+        match gateway.get("/health/ready").await.status() {
+            503 => Ok(()),
+            status => Err(format!("{status}")),
+        }
+    })
+    .await;
+}
+
+/// Reads on until the end, which comes whole after `$drain`; returns when `$drain` came.
+async fn drained(mut reader: Subscriber) -> Instant {
+    let cursor = id(&reader.cursor());
+    let mut drain = None;
+    while let Some((frame, at)) = reader.frame_or_end().await {
+        assert!(drain.is_none(), "nothing comes after $drain: {frame:?}");
+        if frame.event.as_deref() == Some("$drain") {
+            drain = Some((frame, at));
+        }
+    }
+    let (frame, at) = drain.unwrap();
+    assert!(reader.ended_whole(), "the last chunk is `0\\r\\n\\r\\n`");
+    assert!(frame.retry_ms.is_some(), "{frame:?}");
+    assert!(
+        frame.data.is_some(),
+        "an id moves a cursor with data: {frame:?}"
+    );
+    assert!(id(frame.id.as_deref().unwrap()) >= cursor, "{frame:?}");
+    at
+}
+
+#[tokio::test]
+async fn each_stream_gets_a_last_cursor_and_ends_in_its_own_time() {
+    let mut gateway = Gateway::with("drain.timeout", "2s").start().await;
+    let mut readers = Vec::new();
+    for _ in 0..10 {
+        readers.push(gateway.subscribe("orders").await);
+    }
+    gateway.publish("orders", "a").await;
+    let begun = Instant::now();
+    gateway.terminate();
+    let ends = readers.into_iter().map(drained);
+    let ends = futures_util::future::join_all(ends).await;
+    let first = *ends.iter().min().unwrap();
+    let last = *ends.iter().max().unwrap();
+    assert!(
+        last - first > Duration::from_millis(400),
+        "spread over two seconds, not all within {:?}",
+        last - first
+    );
+    assert!(last - begun < Duration::from_secs(2), "{:?}", last - begun);
+    let exit = gateway.program().exit(PATIENCE).await;
+    assert_eq!(exit.status.code(), Some(0), "{exit:?}");
+    assert!(begun.elapsed() < Duration::from_millis(2_800));
+}
+
+#[tokio::test]
+async fn while_it_drains_it_is_unready_refuses_streams_and_takes_events() {
+    let mut gateway = Gateway::with("drain.timeout", "3s").start().await;
+    let mut readers = Vec::new();
+    for _ in 0..8 {
+        readers.push(gateway.subscribe("orders").await);
+    }
+    gateway.terminate();
+    unready(&gateway).await;
+    assert_eq!(gateway.get_admin("/health/ready").await.status(), 503);
+    assert_eq!(gateway.get("/health/live").await.status(), 200);
+    let published = gateway.publish("orders", "while it drains").await;
+    let answer = gateway.get("/events?topic=orders").await;
+    answer.refuses(503, "draining");
+    assert!(answer.header("retry-after").is_some(), "{answer:?}");
+    let request = Request::get("/events?topic=orders")
+        .header("Accept", "text/event-stream")
+        .header("Last-Event-ID", &published.to_string());
+    let answer = gateway.ask(request).await;
+    assert_eq!(answer.status(), 200);
+    assert_eq!(answer.header("tidegate-refused"), Some("draining"));
+    let text = answer.text();
+    assert!(text.contains(&format!("\nid: {published}\n")), "{text}");
+    // Whoever is still there gets the event before the end.
+    let mut saw = 0;
+    for mut reader in readers {
+        let frames = reader.rest().await;
+        let (end, rest) = frames.split_last().unwrap();
+        assert_eq!(end.event.as_deref(), Some("$drain"));
+        let cursor = id(end.id.as_deref().unwrap());
+        let got = rest
+            .iter()
+            .any(|frame| frame.data.as_deref() == Some("while it drains"));
+        assert_eq!(
+            got,
+            cursor >= published,
+            "a cursor tells no more than was sent"
+        );
+        saw += u32::from(got);
+    }
+    assert!(saw > 0, "nobody got what was published while it drained");
+    let exit = gateway.program().exit(PATIENCE).await;
+    assert_eq!(exit.status.code(), Some(0), "{exit:?}");
+}
+
+/// A stream over HTTP/2 is told the same, and only the stream ends.
+#[tokio::test]
+async fn a_stream_over_http_2_is_drained_as_well() {
+    let mut gateway = Gateway::with("drain.timeout", "1s").start().await;
+    let mut client = H2Client::open(gateway.public).await;
+    client.get("/events?topic=orders").await;
+    client.data_until("$open").await;
+    gateway.terminate();
+    let data = client.data_to_the_end().await;
+    let end = data.rsplit_once("retry: ").unwrap().1;
+    assert!(end.contains("\nevent: $drain\ndata: "), "{data:?}");
+    assert!(end.ends_with("\n\n"), "{data:?}");
+    let exit = gateway.program().exit(PATIENCE).await;
+    assert_eq!(exit.status.code(), Some(0), "{exit:?}");
+}
+
+/// `drain.delay`: time for the balancer to notice, in which all still works.
+#[tokio::test]
+async fn in_the_delay_all_still_works() {
+    let gateway = Gateway::with("drain.delay", "1s")
+        .with("drain.timeout", "2s")
+        .start()
+        .await;
+    let begun = Instant::now();
+    let before = gateway.subscribe("orders").await;
+    gateway.terminate();
+    unready(&gateway).await;
+    let newcomer = gateway.subscribe("orders").await;
+    gateway.publish("orders", "a").await;
+    for mut reader in [before, newcomer] {
+        assert_eq!(reader.take(1).await, ["a"]);
+        let at = drained(reader).await;
+        assert!(
+            at - begun > Duration::from_millis(900),
+            "not before the delay is over"
+        );
+    }
+}
+
+#[tokio::test]
+async fn with_nobody_connected_it_ends_at_once() {
+    let gateway = Gateway::with("drain.timeout", "20s").start().await;
+    let exit = gateway.stop(PATIENCE).await;
+    assert_eq!(exit.status.code(), Some(0), "{exit:?}");
+    assert!(exit.took < Duration::from_secs(2), "{:?}", exit.took);
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_it_at_once() {
+    let mut gateway = Gateway::with("drain.timeout", "60s").start().await;
+    let mut readers = Vec::new();
+    for _ in 0..5 {
+        readers.push(gateway.subscribe("orders").await);
+    }
+    gateway.terminate();
+    unready(&gateway).await;
+    gateway.terminate();
+    let exit = gateway.program().exit(PATIENCE).await;
+    assert!(exit.took < Duration::from_secs(2), "{:?}", exit.took);
+}
+
+/// A reader that does not read cannot hold up the end.
+#[tokio::test]
+async fn a_stuck_reader_does_not_hold_up_the_end() {
+    let gateway = Gateway::with("drain.timeout", "1s").start().await;
+    let stuck = gateway.events("topic=orders").narrow().open().await;
+    let large = "x".repeat(60_000);
+    gateway
+        .publish_lines("orders", std::iter::repeat_n(large, 200))
+        .await;
+    let exit = gateway.stop(PATIENCE).await;
+    assert_eq!(exit.status.code(), Some(0), "{exit:?}");
+    assert!(exit.took < Duration::from_millis(2_500), "{:?}", exit.took);
+    drop(stuck);
+}
+
+/// What was accepted is answered, however late it was sent.
+#[tokio::test]
+async fn a_publish_that_has_begun_is_answered() {
+    let mut gateway = Gateway::with("drain.timeout", "3s").start().await;
+    let reader = gateway.subscribe("orders").await;
+    let body = r#"{"topic":"orders","data":"a"}"#;
+    let bytes = Request::publish(body).bytes(gateway.public);
+    let (begin, end) = bytes.split_at(bytes.len() - 10);
+    let mut connection = gateway.connect().await;
+    connection.send(begin).await;
+    gateway.terminate();
+    unready(&gateway).await;
+    connection.send(end).await;
+    assert_eq!(connection.response().await.status(), 200);
+    drained(reader).await;
+    let exit = gateway.program().exit(PATIENCE).await;
+    assert_eq!(exit.status.code(), Some(0), "{exit:?}");
+}

@@ -1,0 +1,68 @@
+//! The gateway as a child process, and clients that see every byte.
+//!
+//! Every wait is bounded and says what was awaited. Nothing is tried twice: what cannot be awaited as bytes on a socket
+//! (the gateway has noticed that a client left) is awaited as a state by [`eventually`].
+
+mod gateway;
+mod h2_client;
+mod http;
+mod sse_client;
+
+use std::{fmt::Display, time::Duration};
+
+use tidegate::event::EventId;
+use tokio::time::{Instant, sleep, timeout};
+
+pub(crate) use gateway::{Exit, Gateway, Settings};
+pub(crate) use h2_client::H2Client;
+pub(crate) use http::{Chunks, Connection, Request, Response};
+pub(crate) use sse_client::{Published, Subscriber, Subscription};
+
+/// How long anything may take that should come at once.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a silence is watched.
+pub(crate) const SILENCE: Duration = Duration::from_millis(300);
+
+/// Waits for `future`, at most [`PATIENCE`].
+pub(crate) async fn within<T>(what: impl Display, future: impl Future<Output = T>) -> T {
+    within_time(PATIENCE, what, future).await
+}
+
+/// Waits for `future`, at most `patience`.
+pub(crate) async fn within_time<T>(
+    patience: Duration,
+    what: impl Display,
+    future: impl Future<Output = T>,
+) -> T {
+    let value = timeout(patience, future).await;
+    value.unwrap_or_else(|_| panic!("waited {patience:?} for {what}"))
+}
+
+/// Looks until `look` finds what it wants, at most [`PATIENCE`]; `look` says what it saw instead.
+pub(crate) async fn eventually<T>(
+    what: impl Display,
+    mut look: impl AsyncFnMut() -> Result<T, String>,
+) -> T {
+    let begun = Instant::now();
+    loop {
+        match look().await {
+            Ok(value) => return value,
+            Err(saw) => assert!(
+                begun.elapsed() < PATIENCE,
+                "waited {PATIENCE:?} for {what}, saw {saw}"
+            ),
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// An event id from its text.
+pub(crate) fn id(text: &str) -> EventId {
+    text.parse()
+        .unwrap_or_else(|_| panic!("{text:?} is no event id"))
+}
+
+/// The texts `0`, `1`, ... as data of events.
+pub(crate) fn numbers(range: std::ops::Range<usize>) -> Vec<String> {
+    range.map(|number| number.to_string()).collect()
+}
