@@ -1,5 +1,7 @@
 //! What does an event cost between the store and its subscribers, without sockets?
 
+#[path = "support/stage.rs"]
+mod stage;
 mod support;
 
 use std::{
@@ -11,7 +13,8 @@ use std::{
     task::Poll,
 };
 
-use support::{append, hub, measure};
+use stage::{append, hub};
+use support::measure;
 use tidegate::{
     event::Topic,
     hub::{Hub, Read, Subscriber},

@@ -1,10 +1,13 @@
 //! What does it cost when everybody comes back at once, without sockets?
 
+#[path = "support/stage.rs"]
+mod stage;
 mod support;
 
 use std::{future::poll_fn, task::Poll};
 
-use support::{append, hub, measure};
+use stage::{append, hub};
+use support::measure;
 use tidegate::{
     event::{EventId, Topic},
     hub::{Hub, Read},

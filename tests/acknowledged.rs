@@ -7,7 +7,6 @@ use crate::support::{Chunks, Gateway, Request, Response, id, numbers};
 
 /// All events of a topic, as a newcomer reads them.
 async fn stored(gateway: &Gateway, topic: &str) -> Vec<String> {
-    gateway.has_caught_up().await;
     let query = format!("topic={topic}&lastEventId=earliest");
     gateway.events(&query).open().await.replayed().await
 }

@@ -68,14 +68,12 @@ fn every_error_code_is_explained_with_its_status() {
 fn every_metric_is_explained() {
     let metrics = Metrics::new("memory");
     // A family with labels shows itself with its first value.
-    metrics.request(
-        &RequestLabels {
-            method: "GET",
-            route: "/events",
-            status: 200,
-        },
-        0.0,
-    );
+    let labels = RequestLabels {
+        method: "GET",
+        route: "/events",
+        status: 200,
+    };
+    metrics.requests(&labels).observe(0.0);
     metrics.gap("retention");
     metrics.refused("draining", false);
     let text = metrics.encode(&Snapshot::default()).unwrap();

@@ -61,9 +61,9 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         signal(SignalKind::terminate())?,
         signal(SignalKind::interrupt())?,
     );
-    let public = server::bind(config.server.listen)
+    let public = server::bind(config.server.listen, config.stream.write_timeout)
         .with_context(|| format!("server.listen {}", config.server.listen))?;
-    let admin = server::bind(config.admin.listen)
+    let admin = server::bind(config.admin.listen, config.stream.write_timeout)
         .with_context(|| format!("admin.listen {}", config.admin.listen))?;
     let store: Arc<dyn Store> = match config.store {
         StoreKind::Memory => Arc::new(MemoryStore::new(config.memory())),

@@ -58,17 +58,26 @@ pub(crate) struct Peer {
     pub(crate) kill: Option<CancellationToken>,
 }
 
-/// Opens a listener.
+/// Opens a listener. Its connections inherit the options that find half-open peers: the kernel asks after a minute of
+/// silence, and gives unacknowledged bytes up some time after `write_timeout`.
 ///
 /// # Errors
 /// When the address cannot be bound.
-pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+pub fn bind(address: SocketAddr, write_timeout: Duration) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() {
         tokio::net::TcpSocket::new_v4()?
     } else {
         tokio::net::TcpSocket::new_v6()?
     };
     socket.set_reuseaddr(true)?;
+    let keepalive = TcpKeepalive::new()
+        .with_time(Duration::from_mins(1))
+        .with_interval(Duration::from_secs(15))
+        .with_retries(4);
+    let options = SockRef::from(&socket);
+    options.set_tcp_nodelay(true)?;
+    options.set_tcp_keepalive(&keepalive)?;
+    options.set_tcp_user_timeout(Some(write_timeout + Duration::from_secs(15)))?;
     socket.bind(address)?;
     // The kernel cuts this to net.core.somaxconn; a storm of reconnects needs room.
     socket.listen(4096)
@@ -90,7 +99,6 @@ pub async fn accept(
         };
         match accepted {
             Ok((socket, address)) => {
-                tune(&socket, app.config.stream.write_timeout);
                 // Boxed, so that the task is as small as a pointer once it has become a stream.
                 connections.spawn(Box::pin(connection(
                     app.clone(),
@@ -112,19 +120,6 @@ pub async fn accept(
             }
         }
     }
-}
-
-/// Finds half-open peers: the kernel asks after a minute of silence, and gives unacknowledged bytes up after a while.
-fn tune(socket: &TcpStream, write_timeout: Duration) {
-    let socket = SockRef::from(socket);
-    let keepalive = TcpKeepalive::new()
-        .with_time(Duration::from_mins(1))
-        .with_interval(Duration::from_secs(15))
-        .with_retries(4);
-    // None of these failing keeps a connection from working.
-    let _ = socket.set_tcp_nodelay(true);
-    let _ = socket.set_tcp_keepalive(&keepalive);
-    let _ = socket.set_tcp_user_timeout(Some(write_timeout + Duration::from_secs(15)));
 }
 
 async fn connection(
@@ -195,8 +190,9 @@ async fn h1(
 ) -> Option<(TcpStream, Box<EventStream>, Vec<u8>)> {
     let (takeover, taken) = oneshot::channel::<Takeover>();
     let takeover = Arc::new(parking_lot::Mutex::new(Some(takeover)));
-    let kill = CancellationToken::new();
-    let token = kill.clone();
+    // One token to wait for: cancelled with all others when connections shall end, or alone for this one.
+    let ending = app.closing.child_token();
+    let token = ending.clone();
     let answering = Answering::default();
     let socket = Worded::new(
         TokioIo::new(socket),
@@ -235,8 +231,7 @@ async fn h1(
         .max_buf_size(2 * (HEADER_BYTES + URL_BYTES))
         .serve_connection(socket, service)
         .with_upgrades();
-    let mut closing = pin!(app.closing.cancelled());
-    let mut killed = pin!(kill.cancelled());
+    let mut ended_from_outside = pin!(ending.cancelled());
     let mut taken = taken;
     let mut asked_to_end = false;
     loop {
@@ -252,11 +247,13 @@ async fn h1(
                 }
                 return None;
             }
-            () = &mut closing, if !asked_to_end => {
+            () = &mut ended_from_outside, if !asked_to_end => {
+                if !app.closing.is_cancelled() {
+                    return None;
+                }
                 asked_to_end = true;
                 std::pin::Pin::new(&mut connection).graceful_shutdown();
             }
-            () = &mut killed => return None,
         }
     }
 }

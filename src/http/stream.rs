@@ -24,8 +24,8 @@ use crate::{
 };
 
 /// What goes out in one go: enough to fill a socket's buffer.
-const BUDGET: Budget = Budget {
-    frames: 64,
+pub(super) const BUDGET: Budget = Budget {
+    frames: 256,
     bytes: 64 * 1024,
 };
 

@@ -106,6 +106,7 @@ impl Lane {
                             tail.pop();
                         }
                     });
+                    log.shelf.lock().trimmed(through);
                 }
             }
             FeedItem::Joined(topics, position) => self.joined(topics, *position).await,

@@ -87,6 +87,9 @@ impl Hub {
             let joined =
                 tokio::time::timeout(shared.config.join_timeout, subscriber.joined()).await;
             joined.map_err(|_| StoreError::Unavailable("it did not answer in time".into()))?;
+            if let Some(last) = shared.store.last() {
+                shared.reach(last).await?;
+            }
             let epoch = subscriber.before_verdict();
             let plan = plan(shared, &mut subscriber, topics, start).await?;
             // A verdict about a log that is gone meanwhile is none.

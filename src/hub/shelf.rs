@@ -87,6 +87,12 @@ impl Shelf {
         self.generation += 1;
     }
 
+    /// Forgets what no longer tells the truth: the store has let go of everything up to `through`.
+    pub(super) fn trimmed(&mut self, through: EventId) {
+        self.pages.retain(|page| page.after >= through);
+        self.generation += 1;
+    }
+
     /// Why the last read failed, if no other has succeeded since.
     pub(super) fn failure(&self) -> Option<StoreError> {
         self.failed.clone()

@@ -357,7 +357,8 @@ impl Log {
         self.events += 1;
         self.bytes += bytes;
         self.cost += bytes + EVENT_OVERHEAD;
-        self.trim(topic, self.config.retention.of(topic), now_ms);
+        let trimmed = self.trim(topic, self.config.retention.of(topic), now_ms);
+        self.tell_trimmed(topic.clone(), trimmed);
         self.trim_total();
         self.hand_over(event, at);
         id
@@ -676,6 +677,10 @@ impl Store for MemoryStore {
             idempotency_keys: log.keys.len(),
             feed_backlog: log.queue.len(),
         }
+    }
+
+    fn last(&self) -> Option<EventId> {
+        Some(self.shared.log.lock().last)
     }
 
     fn kind(&self) -> &'static str {

@@ -81,6 +81,12 @@ pub trait Store: Send + Sync + 'static {
     /// What it holds, where that is known without asking.
     fn stats(&self) -> StoreStats;
 
+    /// The greatest id ever given, where that is known without asking: new streams then wait until the hub has seen it, and
+    /// are told exactly what the store would say.
+    fn last(&self) -> Option<EventId> {
+        None
+    }
+
     /// The name of this kind of store, for health and metrics.
     fn kind(&self) -> &'static str;
 }
@@ -100,8 +106,7 @@ pub enum FeedItem {
     Frontier(EventId),
     /// From this position on the entries of these topics are handed over.
     Joined(Vec<Topic>, Box<Position>),
-    /// The store no longer has the entries of this topic up to this id, for another reason than the topic's own limits of
-    /// count and bytes.
+    /// The store no longer has the entries of this topic up to this id: nothing in memory may go on proving them.
     Trimmed(Topic, EventId),
     /// The feed was cut: anything may be missing, and every topic has to be joined again.
     Cut,

@@ -194,12 +194,9 @@ impl Metrics {
         }
     }
 
-    /// Counts a request whose response head is ready.
-    pub fn request(&self, labels: &RequestLabels, seconds: f64) {
-        match self.requests.get(labels) {
-            Some(histogram) => histogram.observe(seconds),
-            None => self.requests.get_or_create_owned(labels).observe(seconds),
-        }
+    /// The histogram of a kind of requests; whoever serves many of a kind keeps it.
+    pub fn requests(&self, labels: &RequestLabels) -> Histogram {
+        self.requests.get_or_create_owned(labels)
     }
 
     /// Counts a stream that was opened.

@@ -2,6 +2,7 @@
 
 mod close_reason;
 mod histogram;
+mod json_lines;
 pub mod metrics;
 mod process;
 pub mod tracing;

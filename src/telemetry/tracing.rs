@@ -1,11 +1,15 @@
 //! Log lines: pretty on a terminal, JSON otherwise, on standard output, never in the way of the work.
 
-use std::io::IsTerminal;
+use std::io::{BufWriter, IsTerminal};
 
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 
+use super::json_lines::JsonLines;
 use crate::config::{Log, LogFormat};
+
+/// Lines that come together are written together; whatever comes alone is written at once.
+const LINES_BYTES: usize = 64 * 1024;
 
 /// Installs the subscriber of this process. The guard writes what is left when it is dropped.
 ///
@@ -20,7 +24,7 @@ pub fn init(log: &Log) -> Result<WorkerGuard, tracing_subscriber::filter::ParseE
     };
     let (writer, guard) = NonBlockingBuilder::default()
         .lossy(true)
-        .finish(std::io::stdout());
+        .finish(BufWriter::with_capacity(LINES_BYTES, std::io::stdout()));
     let terminal = std::io::stdout().is_terminal();
     let pretty = match log.format {
         LogFormat::Pretty => true,
@@ -33,12 +37,7 @@ pub fn init(log: &Log) -> Result<WorkerGuard, tracing_subscriber::filter::ParseE
     if pretty {
         builder.with_ansi(terminal).init();
     } else {
-        builder
-            .json()
-            .flatten_event(true)
-            .with_current_span(false)
-            .with_span_list(false)
-            .init();
+        builder.event_format(JsonLines).init();
     }
     Ok(guard)
 }

@@ -413,12 +413,6 @@ impl Gateway {
             .await
     }
 
-    /// Waits until this replica has followed everything that was stored: a stream from now begins after all of it. What is
-    /// judged before that may still lack what was acknowledged a moment ago.
-    pub(crate) async fn has_caught_up(&self) {
-        self.subscribe("default").await;
-    }
-
     /// The value of a metric, summed over its labels.
     pub(crate) async fn metric(&self, name: &str) -> Option<f64> {
         let page = self.get_admin("/metrics").await.text();

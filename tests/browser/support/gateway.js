@@ -71,10 +71,16 @@ export class Gateway {
       stdio: ['ignore', 'pipe', 'pipe'],
     });
     this.#child = child;
+    // A test run that breaks off must not leave a gateway behind.
+    const reap = () => child.kill('SIGKILL');
+    process.once('exit', reap);
     for (const output of [child.stdout, child.stderr]) output.on('data', (text) => (this.said += text));
     this.#exit = new Promise((resolve) => {
       child.once('error', (error) => resolve({ error }));
-      child.once('exit', (code, signal) => resolve({ code, signal }));
+      child.once('exit', (code, signal) => {
+        process.off('exit', reap);
+        resolve({ code, signal });
+      });
     });
     let exit;
     this.#exit.then((how) => (exit = how));
