@@ -13,6 +13,7 @@ pub mod drain;
 mod events;
 pub(crate) mod health;
 mod malformed;
+mod ndjson;
 pub mod problem;
 mod publish;
 pub mod query;

@@ -1,12 +1,11 @@
-//! `POST /publish`: one event, a batch, or a stream of lines.
+//! `POST /publish`: one event, a batch, or the data itself; what comes line by line goes on in [`super::ndjson`].
 
-use std::{collections::VecDeque, sync::Arc};
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use futures_util::{future::BoxFuture, stream};
 use http::{
     HeaderMap, HeaderValue, Response, StatusCode,
-    header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE},
+    header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE},
 };
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -17,6 +16,7 @@ use super::{
     app::App,
     body::Body,
     health::json,
+    ndjson,
     problem::{Code, Problem},
     query::Query,
 };
@@ -25,11 +25,6 @@ use crate::{
     event::{EventId, PublishItem},
     store::{Append, Appended, IdempotencyKey, StoreError},
 };
-
-/// Lines that are stored in one go.
-const LINES: usize = 512;
-/// Errors that the summary of NDJSON lists.
-const LISTED_ERRORS: usize = 100;
 
 /// What the body is.
 enum Form {
@@ -87,7 +82,7 @@ pub(super) async fn post(
         ));
     }
     match form {
-        Form::Lines => lines(app, &query, key, body).await,
+        Form::Lines => ndjson::post(app, &query, key, body).await,
         Form::Data => data(app, &query, key, &collect(app, headers, body).await?).await,
         Form::Json => {
             let body = collect(app, headers, body).await?;
@@ -112,7 +107,7 @@ fn key_of(key: &[u8]) -> Result<Box<str>, Problem> {
     }
 }
 
-fn text(body: &[u8]) -> Result<&str, Problem> {
+pub(super) fn text(body: &[u8]) -> Result<&str, Problem> {
     std::str::from_utf8(body).map_err(|error| {
         Problem::new(
             Code::Utf8Invalid,
@@ -164,7 +159,7 @@ async fn collect(app: &App, headers: &HeaderMap, mut body: Incoming) -> Result<B
     }
 }
 
-async fn next_piece(body: &mut Incoming) -> Result<Option<Bytes>, Problem> {
+pub(super) async fn next_piece(body: &mut Incoming) -> Result<Option<Bytes>, Problem> {
     loop {
         match body.frame().await {
             None => return Ok(None),
@@ -184,7 +179,11 @@ async fn next_piece(body: &mut Incoming) -> Result<Option<Bytes>, Problem> {
 }
 
 /// What the store is asked for an item that is complete and within the limits.
-fn append(app: &App, item: PublishItem, key: Option<Box<str>>) -> Result<Append, Problem> {
+pub(super) fn append(
+    app: &App,
+    item: PublishItem,
+    key: Option<Box<str>>,
+) -> Result<Append, Problem> {
     let topic = item.topic.ok_or_else(|| Problem::new(Code::TopicMissing, "name the topic to publish to: {\"topic\":\"…\"}, or ?topic=… where the body is the data"))?;
     let limit = app.config.limits.event_bytes.bytes();
     let bytes = item.data.as_ref().map_or(0, |data| data.len());
@@ -218,7 +217,10 @@ fn anonymous() -> Arc<str> {
 }
 
 /// Stores items that passed the checks; the answers are those of the items, in order.
-async fn store(app: &App, items: Vec<Result<Append, Problem>>) -> Vec<Result<Appended, Problem>> {
+pub(super) async fn store(
+    app: &App,
+    items: Vec<Result<Append, Problem>>,
+) -> Vec<Result<Appended, Problem>> {
     let bytes: Vec<u64> = items
         .iter()
         .flatten()
@@ -262,7 +264,7 @@ async fn store(app: &App, items: Vec<Result<Append, Problem>>) -> Vec<Result<App
 }
 
 #[derive(Serialize)]
-struct Stored<'a> {
+pub(super) struct Stored<'a> {
     id: EventId,
     #[serde(skip_serializing_if = "Option::is_none")]
     topic: Option<&'a str>,
@@ -273,7 +275,7 @@ struct Stored<'a> {
 /// The answer for one of several items.
 #[derive(Serialize)]
 #[serde(untagged)]
-enum ItemAnswer {
+pub(super) enum ItemAnswer {
     Stored(Stored<'static>),
     Failed {
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -283,7 +285,7 @@ enum ItemAnswer {
 }
 
 impl ItemAnswer {
-    fn new(line: Option<u64>, answer: Result<Appended, Problem>) -> Self {
+    pub(super) fn new(line: Option<u64>, answer: Result<Appended, Problem>) -> Self {
         match answer {
             Ok(appended) => Self::Stored(Stored {
                 id: appended.id,
@@ -380,203 +382,4 @@ async fn batch(app: &App, text: &str, key: Option<Box<str>>) -> Result<Response<
         .map(|answer| ItemAnswer::new(None, answer))
         .collect();
     Ok(json(status, &Results { results }))
-}
-
-fn line_too_long(limit: usize) -> Problem {
-    let detail = format!("the line has more than {limit} bytes, which is the limit");
-    Problem::new(Code::EventTooLarge, detail)
-}
-
-/// Answers to some lines, each with its number.
-type Answers = Vec<(u64, Result<Appended, Problem>)>;
-
-/// Reads lines and stores them, in bounded memory whatever the length of the body.
-struct Lines {
-    app: Arc<App>,
-    body: Incoming,
-    key: Option<Box<str>>,
-    buffer: BytesMut,
-    /// Lines that were cut out of the buffer and wait to be stored.
-    ready: VecDeque<(u64, Result<Append, Problem>)>,
-    line: u64,
-    events: u64,
-    /// The rest of a line that is too long is passed over.
-    skipping: bool,
-    over: bool,
-}
-
-impl Lines {
-    /// The answers to the next lines; none at the end of the body.
-    async fn next(&mut self) -> Result<Option<Answers>, Problem> {
-        loop {
-            if !self.ready.is_empty() {
-                let count = self.ready.len().min(LINES);
-                let (numbers, items): (Vec<u64>, Vec<_>) = self.ready.drain(..count).unzip();
-                return Ok(Some(
-                    numbers
-                        .into_iter()
-                        .zip(store(&self.app, items).await)
-                        .collect(),
-                ));
-            }
-            if self.over {
-                return Ok(None);
-            }
-            match next_piece(&mut self.body).await? {
-                Some(piece) => self.take(&piece),
-                None => {
-                    self.over = true;
-                    let last = self.buffer.split();
-                    self.end_of_line(&last);
-                }
-            }
-        }
-    }
-
-    fn take(&mut self, piece: &[u8]) {
-        let mut rest = piece;
-        while let Some(end) = memchr::memchr(b'\n', rest) {
-            if self.buffer.is_empty() {
-                self.end_of_line(&rest[..end]);
-            } else {
-                self.buffer.extend_from_slice(&rest[..end]);
-                let line = self.buffer.split();
-                self.end_of_line(&line);
-            }
-            rest = &rest[end + 1..];
-        }
-        let limit = self.app.config.limits.body_bytes.bytes();
-        if self.buffer.len() + rest.len() > limit && !self.skipping {
-            self.buffer.clear();
-            self.skipping = true;
-            self.ready
-                .push_back((self.line + 1, Err(line_too_long(limit))));
-            self.events += 1;
-        }
-        if !self.skipping {
-            self.buffer.extend_from_slice(rest);
-        }
-    }
-
-    fn end_of_line(&mut self, line: &[u8]) {
-        self.line += 1;
-        if std::mem::take(&mut self.skipping) || line.trim_ascii().is_empty() {
-            // A line that was too long has its answer; its key is used up all the same.
-            return;
-        }
-        let at = self.events;
-        self.events += 1;
-        let limit = self.app.config.limits.body_bytes.bytes();
-        if line.len() > limit {
-            self.ready.push_back((self.line, Err(line_too_long(limit))));
-            return;
-        }
-        let item = text(line).and_then(|text| Ok(PublishItem::from_json(text)?));
-        let key = self.key.as_ref().map(|key| format!("{key}#{at}").into());
-        let item = item.and_then(|item| append(&self.app, item, key));
-        self.ready.push_back((self.line, item));
-    }
-}
-
-async fn lines(
-    app: &Arc<App>,
-    query: &Query<'_>,
-    key: Option<Box<str>>,
-    body: Incoming,
-) -> Result<Response<Body>, Problem> {
-    #[derive(Default, Serialize)]
-    struct Summary {
-        stored: u64,
-        failed: u64,
-        first: Option<EventId>,
-        last: Option<EventId>,
-        errors: Vec<ItemAnswer>,
-    }
-    let mut lines = Lines {
-        app: app.clone(),
-        body,
-        key,
-        buffer: BytesMut::new(),
-        ready: VecDeque::new(),
-        line: 0,
-        events: 0,
-        skipping: false,
-        over: false,
-    };
-    match query.first("ack") {
-        None => {}
-        Some("lines") => return Ok(acknowledged(lines)),
-        Some(_) => {
-            return Err(Problem::new(
-                Code::QueryInvalid,
-                "ack= is not known, allowed: lines",
-            ));
-        }
-    }
-    let mut summary = Summary::default();
-    while let Some(answers) = lines.next().await.map_err(|problem| {
-        let detail = format!(
-            "{}; {} events of it are stored",
-            problem.detail, summary.stored
-        );
-        Problem { detail, ..problem }
-    })? {
-        for (line, answer) in answers {
-            match answer {
-                Ok(appended) => {
-                    summary.stored += 1;
-                    summary.first = summary.first.or(Some(appended.id));
-                    summary.last = Some(appended.id);
-                }
-                Err(problem) => {
-                    summary.failed += 1;
-                    if summary.errors.len() < LISTED_ERRORS {
-                        summary
-                            .errors
-                            .push(ItemAnswer::new(Some(line), Err(problem)));
-                    }
-                }
-            }
-        }
-    }
-    Ok(json(
-        if summary.failed == 0 {
-            StatusCode::OK
-        } else {
-            StatusCode::MULTI_STATUS
-        },
-        &summary,
-    ))
-}
-
-/// One answer a line, written while the lines are read.
-fn acknowledged(lines: Lines) -> Response<Body> {
-    let step = |mut lines: Lines| -> BoxFuture<'static, Option<(Bytes, Lines)>> {
-        Box::pin(async move {
-            let answers = match lines.next().await {
-                Ok(answers) => answers?,
-                // The request broke off: what was stored has been said.
-                Err(problem) => {
-                    lines.over = true;
-                    vec![(lines.line + 1, Err(problem))]
-                }
-            };
-            let mut bytes = Vec::new();
-            for (line, answer) in answers {
-                serde_json::to_writer(&mut bytes, &ItemAnswer::new(Some(line), answer))
-                    .expect("plain values are JSON");
-                bytes.push(b'\n');
-            }
-            Some((Bytes::from(bytes), lines))
-        })
-    };
-    let mut response = Response::new(Body::Pieces(Box::pin(stream::unfold(lines, step))));
-    let headers = response.headers_mut();
-    headers.insert(
-        CONTENT_TYPE,
-        HeaderValue::from_static("application/x-ndjson"),
-    );
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
-    response
 }

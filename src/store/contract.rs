@@ -2,7 +2,7 @@
 //!
 //! A kind of store brings a [`Home`], which opens fresh logs, and one line:
 //!
-//! ```ignore
+//! ```text
 //! tidegate::store_contract!(memory, crate::store::contract::MemoryHome);
 //! ```
 //!

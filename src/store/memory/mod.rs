@@ -1,0 +1,320 @@
+//! The store that needs nothing installed: the log of one process, gone when it ends.
+//!
+//! A restart is told: the new log is born after every cursor of the old one, so a returning client hears `reset`.
+//!
+//! # Invariants
+//! 1. Everything happens under one lock that is held for microseconds and never over an `.await`: append, retention and
+//!    the hand-over to the feed are one step, so the order of the feed is the order of the log.
+//! 2. The feed's queue holds at most [`FEED_LIMIT`] entries when an append begins: publishers wait for the hub.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+mod log;
+
+use futures_util::{FutureExt, future::BoxFuture};
+use parking_lot::Mutex;
+use tokio::{sync::Notify, time::Instant};
+
+use self::log::{EVENT_OVERHEAD, Log, TopicLog};
+use super::{
+    Append, AppendError, Appended, Feed, FeedItem, Page, Position, Store, StoreError, StoreStats,
+};
+use crate::{
+    event::{Event, EventId, Topic},
+    log::{LostRange, RetentionRules},
+};
+
+/// Entries of the feed that may wait for the hub before publishers wait too.
+const FEED_LIMIT: usize = 16_384;
+
+/// Tells the time in Unix milliseconds; tests bring their own.
+pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
+
+/// Settings of the memory store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemoryConfig {
+    /// What is kept of each topic.
+    pub retention: RetentionRules,
+    /// Memory of the whole store; beyond it the oldest event goes, whichever topic it belongs to.
+    pub total_bytes: usize,
+    /// How long an idempotency key is remembered.
+    pub idempotency_window: Duration,
+}
+
+/// A log in memory.
+#[derive(Clone)]
+pub struct MemoryStore {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    log: Mutex<Log>,
+    clock: Clock,
+    /// Something waits in the queue.
+    filled: Notify,
+    /// The queue was taken.
+    drained: Notify,
+}
+
+impl MemoryStore {
+    /// An empty log, born now.
+    pub fn new(config: MemoryConfig) -> Self {
+        Self::with_clock(config, Arc::new(unix_ms))
+    }
+
+    /// An empty log with a clock of its own.
+    pub fn with_clock(config: MemoryConfig, clock: Clock) -> Self {
+        let born = EventId::new(clock(), 0);
+        let log = Log::new(config, born);
+        Self {
+            shared: Arc::new(Shared {
+                log: Mutex::new(log),
+                clock,
+                filled: Notify::new(),
+                drained: Notify::new(),
+            }),
+        }
+    }
+
+    /// Changes what is kept, from the next append on.
+    pub fn set_retention(&self, retention: RetentionRules, total_bytes: usize) {
+        let mut log = self.shared.log.lock();
+        log.config.retention = retention;
+        log.config.total_bytes = total_bytes;
+    }
+
+    /// Fault injection: the log is lost and born again. Returns its new birth.
+    pub(super) fn flush(&self) -> EventId {
+        let log = &mut *self.shared.log.lock();
+        log.born = log.last.next().max(EventId::new((self.shared.clock)(), 0));
+        log.last = log.born;
+        log.horizon = EventId::ZERO;
+        log.topics.clear();
+        log.oldest.clear();
+        log.idle.clear();
+        (log.events, log.bytes, log.cost) = (0, 0, 0);
+        log.keys.clear();
+        log.key_order.clear();
+        log.born
+    }
+
+    /// Fault injection: the newest entries of `topic`, at most `count`, are lost though they were acknowledged. The oldest
+    /// one stays. Returns the events that are gone, none if nothing is; an end goes alone and is no event.
+    pub(super) fn lose(&self, topic: &Topic, count: usize) -> Option<Vec<Arc<Event>>> {
+        let log = &mut *self.shared.log.lock();
+        let entry = log.topics.get_mut(topic)?;
+        let newest = entry.newest();
+        if entry.end.take().is_some() {
+            if log.idle.remove(&(newest, topic.clone())) {
+                log.idle.insert((entry.newest(), topic.clone()));
+            }
+            return Some(Vec::new());
+        }
+        let keep = entry
+            .events
+            .len()
+            .saturating_sub(count)
+            .max(1)
+            .min(entry.events.len());
+        let lost: Vec<Arc<Event>> = entry.events.drain(keep..).collect();
+        for event in &lost {
+            let bytes = event.wire_bytes();
+            entry.bytes -= bytes;
+            log.events -= 1;
+            log.bytes -= bytes;
+            log.cost -= bytes + EVENT_OVERHEAD;
+        }
+        if let Some(newest) = entry.events.back() {
+            entry.last = newest.id;
+        }
+        log.last = log
+            .topics
+            .values()
+            .map(TopicLog::newest)
+            .max()
+            .unwrap_or(log.born)
+            .max(log.born);
+        (!lost.is_empty()).then_some(lost)
+    }
+
+    /// Whether appends have to wait for the hub.
+    fn full(&self) -> bool {
+        self.shared.log.lock().queue.len() >= FEED_LIMIT
+    }
+}
+
+fn unix_ms() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX))
+}
+
+impl Store for MemoryStore {
+    fn append(&self, batch: Vec<Append>) -> BoxFuture<'_, Vec<Result<Appended, AppendError>>> {
+        async move {
+            while self.full() {
+                let drained = self.shared.drained.notified();
+                if self.full() {
+                    drained.await;
+                }
+            }
+            let now = ((self.shared.clock)(), Instant::now());
+            let answers = {
+                let mut log = self.shared.log.lock();
+                batch
+                    .into_iter()
+                    .map(|append| log.append(append, now))
+                    .collect()
+            };
+            self.shared.filled.notify_one();
+            answers
+        }
+        .boxed()
+    }
+
+    fn position<'a>(&'a self, topics: &'a [Topic]) -> BoxFuture<'a, Result<Position, StoreError>> {
+        let position = self
+            .shared
+            .log
+            .lock()
+            .position(topics, (self.shared.clock)());
+        std::future::ready(Ok(position)).boxed()
+    }
+
+    fn read<'a>(
+        &'a self,
+        topic: &'a Topic,
+        after: EventId,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Page, StoreError>> {
+        let page = self.shared.log.lock().page(topic, after, limit);
+        std::future::ready(Ok(page)).boxed()
+    }
+
+    fn newest<'a>(
+        &'a self,
+        topic: &'a Topic,
+        count: usize,
+    ) -> BoxFuture<'a, Result<Vec<EventId>, StoreError>> {
+        let ids = self
+            .shared
+            .log
+            .lock()
+            .topics
+            .get(topic)
+            .map_or_else(Vec::new, |entry| {
+                entry
+                    .events
+                    .iter()
+                    .rev()
+                    .take(count)
+                    .map(|event| event.id)
+                    .collect()
+            });
+        std::future::ready(Ok(ids)).boxed()
+    }
+
+    fn join(&self, topics: Vec<Topic>, seen: EventId) {
+        let mut log = self.shared.log.lock();
+        log.last = log.last.max(seen);
+        for topic in &topics {
+            log.touch(topic);
+            log.followed.insert(topic.clone());
+        }
+        let position = log.position(&topics, (self.shared.clock)());
+        log.queue
+            .push_back(FeedItem::Joined(topics, Box::new(position)));
+        drop(log);
+        self.shared.filled.notify_one();
+    }
+
+    fn leave(&self, topics: Vec<Topic>) {
+        let mut log = self.shared.log.lock();
+        for topic in &topics {
+            log.leave(topic);
+        }
+    }
+
+    fn record_lost<'a>(
+        &'a self,
+        topic: &'a Topic,
+        range: LostRange,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        let mut log = self.shared.log.lock();
+        if let Some(entry) = log.topics.get_mut(topic)
+            && !entry.lost.contains(&range)
+        {
+            entry.lost.push(range);
+            let surplus = entry.lost.len().saturating_sub(16);
+            entry.lost.drain(..surplus);
+        }
+        std::future::ready(Ok(())).boxed()
+    }
+
+    fn feed(&self) -> Box<dyn Feed> {
+        let mut log = self.shared.log.lock();
+        assert!(
+            !std::mem::replace(&mut log.feed_taken, true),
+            "one hub takes the feed"
+        );
+        let last = log.last;
+        log.queue.push_back(FeedItem::Frontier(last));
+        Box::new(MemoryFeed {
+            shared: self.shared.clone(),
+        })
+    }
+
+    fn tidy(&self) {
+        self.shared.log.lock().tidy((self.shared.clock)());
+        self.shared.filled.notify_one();
+    }
+
+    fn ping(&self) -> BoxFuture<'_, Result<Duration, StoreError>> {
+        std::future::ready(Ok(Duration::ZERO)).boxed()
+    }
+
+    fn stats(&self) -> StoreStats {
+        let log = self.shared.log.lock();
+        StoreStats {
+            topics: log.topics.len(),
+            events: log.events,
+            bytes: log.bytes,
+            idempotency_keys: log.keys.len(),
+            feed_backlog: log.queue.len(),
+        }
+    }
+
+    fn last(&self) -> Option<EventId> {
+        Some(self.shared.log.lock().last)
+    }
+
+    fn kind(&self) -> &'static str {
+        "memory"
+    }
+}
+
+struct MemoryFeed {
+    shared: Arc<Shared>,
+}
+
+impl Feed for MemoryFeed {
+    fn next<'a>(&'a mut self, items: &'a mut Vec<FeedItem>) -> BoxFuture<'a, ()> {
+        async move {
+            loop {
+                {
+                    let mut log = self.shared.log.lock();
+                    items.extend(log.queue.drain(..));
+                }
+                if !items.is_empty() {
+                    self.shared.drained.notify_waiters();
+                    return;
+                }
+                self.shared.filled.notified().await;
+            }
+        }
+        .boxed()
+    }
+}
