@@ -169,20 +169,25 @@ fn encode_json(event: &Event) -> Chunk {
 
 /// Puts `len` bytes, which `fill` writes, into an HTTP/1.1 chunk.
 fn in_chunk(len: usize, fill: impl FnOnce(&mut Vec<u8>)) -> Chunk {
-    let head = format!("{len:X}\r\n");
-    let mut bytes = Vec::with_capacity(head.len() + len + 2);
-    bytes.extend_from_slice(head.as_bytes());
+    let mut bytes = Vec::with_capacity(CHUNK_OVERHEAD + len);
+    write_chunk_head(len, &mut bytes);
+    let head = bytes.len();
     fill(&mut bytes);
-    debug_assert_eq!(
-        bytes.len(),
-        head.len() + len,
-        "a chunk is as long as its head says"
-    );
+    debug_assert_eq!(bytes.len(), head + len, "a chunk is as long as its head says");
     bytes.extend_from_slice(b"\r\n");
-    Chunk {
-        bytes: bytes.into(),
-        head: head.len(),
+    Chunk { bytes: bytes.into(), head }
+}
+
+/// More than the head and the tail of a chunk take.
+const CHUNK_OVERHEAD: usize = 12;
+
+/// Writes the head of a chunk of `len` bytes (RFC 9112, 7.1).
+fn write_chunk_head(len: usize, out: &mut Vec<u8>) {
+    let digits = (usize::BITS - len.leading_zeros()).div_ceil(4).max(1);
+    for digit in (0..digits).rev() {
+        out.push(b"0123456789ABCDEF"[(len >> (4 * digit)) & 0xF]);
     }
+    out.extend_from_slice(b"\r\n");
 }
 
 fn write_data(data: &str, out: &mut Vec<u8>) {
@@ -323,6 +328,13 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn the_head_of_a_chunk_is_its_length_in_hexadecimal(len in 0_usize..1 << 40) {
+            let mut head = Vec::new();
+            write_chunk_head(len, &mut head);
+            prop_assert_eq!(String::from_utf8(head).expect("ASCII"), format!("{len:X}\r\n"));
+        }
+
         #[test]
         fn what_is_written_is_read_back(data in "[ -~\\r\\n\u{2028}é]{0,60}", kind in "[a-z]{1,8}") {
             let event = event(&kind, &data);

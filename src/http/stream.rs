@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// What goes out in one go: enough to fill a socket's buffer.
-pub(super) const BUDGET: Budget = Budget {
+const BUDGET: Budget = Budget {
     frames: 256,
     bytes: 64 * 1024,
 };

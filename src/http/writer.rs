@@ -8,7 +8,7 @@
 
 use std::{
     cell::RefCell,
-    io::{self, IoSlice},
+    io,
     pin::Pin,
     sync::{Arc, atomic::Ordering},
     task::{Context, Poll, ready},
@@ -22,7 +22,7 @@ use tokio::{io::AsyncWrite, net::TcpStream};
 use super::{
     alarm::Alarms,
     server::CountedConnection,
-    stream::{BUDGET, EventStream, Next},
+    stream::{EventStream, Next},
 };
 use crate::{event::Frame, telemetry::CloseReason};
 
@@ -36,8 +36,9 @@ const LINGER: Duration = Duration::from_secs(1);
 const ROUNDS: usize = 4;
 
 thread_local! {
-    // One for each core instead of one for each connection: both are used within one poll.
+    // One for each core instead of one for each connection: they are used within one poll.
     static FRAMES: RefCell<Vec<Arc<Frame>>> = const { RefCell::new(Vec::new()) };
+    static BATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
     static NOISE: RefCell<Box<[u8]>> = RefCell::new(vec![0; 4096].into());
 }
 
@@ -160,14 +161,14 @@ impl StreamWriter {
         let envelope = self.stream.envelope();
         let written = match frames {
             [frame] => self.socket.try_write(frame.chunk(envelope)),
-            _ => {
-                let mut slices = [IoSlice::new(&[]); BUDGET.frames];
-                for (slice, frame) in slices.iter_mut().zip(frames) {
-                    *slice = IoSlice::new(frame.chunk(envelope));
+            // Copied together: a vector of small pieces costs the kernel more than the copy costs us.
+            frames => BATCH.with_borrow_mut(|batch| {
+                batch.clear();
+                for frame in frames {
+                    batch.extend_from_slice(frame.chunk(envelope));
                 }
-                self.socket
-                    .try_write_vectored(&slices[..frames.len().min(BUDGET.frames)])
-            }
+                self.socket.try_write(batch)
+            }),
         };
         let mut left = match written {
             Ok(count) => count,
@@ -176,7 +177,7 @@ impl StreamWriter {
         };
         let taken = left;
         let mut whole = 0;
-        for frame in frames.iter().take(BUDGET.frames) {
+        for frame in frames {
             let chunk = frame.chunk(envelope);
             if left < chunk.len() {
                 if left > 0 || taken == 0 {
