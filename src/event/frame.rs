@@ -173,9 +173,16 @@ fn in_chunk(len: usize, fill: impl FnOnce(&mut Vec<u8>)) -> Chunk {
     write_chunk_head(len, &mut bytes);
     let head = bytes.len();
     fill(&mut bytes);
-    debug_assert_eq!(bytes.len(), head + len, "a chunk is as long as its head says");
+    debug_assert_eq!(
+        bytes.len(),
+        head + len,
+        "a chunk is as long as its head says"
+    );
     bytes.extend_from_slice(b"\r\n");
-    Chunk { bytes: bytes.into(), head }
+    Chunk {
+        bytes: bytes.into(),
+        head,
+    }
 }
 
 /// More than the head and the tail of a chunk take.

@@ -31,7 +31,7 @@ pub async fn drain(app: &Arc<App>, connections: &TaskTracker) {
             "drain time is over, cutting the rest"
         );
         for handle in app.streams.handles() {
-            handle.close(CloseReason::Cut);
+            app.streams.close(&handle, CloseReason::Cut);
             if let Some(kill) = &handle.kill {
                 kill.cancel();
             }
@@ -61,11 +61,11 @@ async fn leave(app: &Arc<App>) {
         // Anywhere within its slot, so that the closes of two replicas do not beat in time.
         let place = f64::from(at) + rand::random_range(0.0..1.0);
         time::sleep_until(started + window.mul_f64(place / f64::from(count))).await;
-        handle.close(CloseReason::Drain);
+        app.streams.close(handle, CloseReason::Drain);
     }
     // Streams that were being opened when the drain began.
     for handle in app.streams.handles() {
-        handle.close(CloseReason::Drain);
+        app.streams.close(&handle, CloseReason::Drain);
     }
     app.streams.emptied().await;
 }

@@ -344,7 +344,7 @@ pub async fn watch(app: Arc<App>) {
             if !handle.owned.load(Ordering::Relaxed) && asked != u64::MAX && now >= asked + patience
             {
                 tracing::debug!(since = %rfc3339(std::time::SystemTime::now()), "a reader does not read, its connection is closed");
-                handle.close(CloseReason::Stuck);
+                app.streams.close(&handle, CloseReason::Stuck);
                 if let Some(kill) = &handle.kill {
                     kill.cancel();
                 }

@@ -69,6 +69,10 @@ pub struct EventStream {
     keepalive_at: u64,
     alarm: Option<Alarm>,
     opened_us: u64,
+    /// How many closes of streams have been looked at.
+    closes: u32,
+    /// Ticks of silence before a keepalive.
+    silence: u32,
 }
 
 impl EventStream {
@@ -86,6 +90,10 @@ impl EventStream {
         }
         let now = app.alarms.now();
         let opened_us = app.hub.now_us();
+        let app_closes = app.streams.closes();
+        let ticks = Alarms::ticks(app.config.stream.keepalive);
+        // At least 85 % of it; the longest silence is the setting itself, which proxies rely on.
+        let silence = ticks - rand::random_range(0..=ticks / 100 * 15 + ticks % 100 * 15 / 100);
         let mut stream = Self {
             app,
             subscriber,
@@ -97,6 +105,9 @@ impl EventStream {
             keepalive_at: now,
             alarm: None,
             opened_us,
+            // Whatever has been asked until now has not been looked at.
+            closes: app_closes.wrapping_sub(1),
+            silence,
         };
         stream.written();
         stream
@@ -145,7 +156,7 @@ impl EventStream {
                 Phase::Over => return Poll::Ready(Next::End),
                 Phase::Open => {}
             }
-            if let Some(reason) = self.scope.handle().closing() {
+            if let Some(reason) = self.asked_to_end() {
                 self.scope.ends(reason);
                 self.phase = Phase::Over;
                 if reason == CloseReason::Drain {
@@ -171,6 +182,14 @@ impl EventStream {
         }
     }
 
+    fn asked_to_end(&mut self) -> Option<CloseReason> {
+        let closes = self.app.streams.closes();
+        if std::mem::replace(&mut self.closes, closes) == closes {
+            return None;
+        }
+        self.scope.handle().closing()
+    }
+
     /// Sees to it that the stream is polled at `tick` or before.
     pub fn ring_at(&mut self, tick: u64, cx: &Context<'_>) {
         self.alarm = Some(self.app.alarms.set(self.alarm, tick, cx.waker()));
@@ -193,9 +212,7 @@ impl EventStream {
     /// Something was written: silence begins anew.
     pub fn written(&mut self) {
         self.last_write = self.app.alarms.now();
-        let ticks = u64::from(Alarms::ticks(self.app.config.stream.keepalive));
-        // At least 85 % of it; the longest silence is the setting itself, which proxies rely on.
-        self.keepalive_at = self.last_write + ticks - rand::random_range(0..=ticks * 15 / 100);
+        self.keepalive_at = self.last_write + u64::from(self.silence);
     }
 
     /// The next piece for a body that an HTTP library writes.

@@ -4,7 +4,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
     task::Waker,
 };
@@ -21,6 +21,7 @@ pub struct Streams {
     open: Mutex<Slab<Arc<StreamHandle>>>,
     count: AtomicUsize,
     next: AtomicU64,
+    closes: AtomicU32,
     replica: String,
     emptied: Notify,
     metrics: Arc<Metrics>,
@@ -40,16 +41,6 @@ pub struct StreamHandle {
 }
 
 impl StreamHandle {
-    /// Asks the stream to end for `reason`, in its own time; the first reason stays.
-    pub fn close(&self, reason: CloseReason) {
-        let _ = self
-            .close
-            .compare_exchange(0, reason as u8, Ordering::AcqRel, Ordering::Acquire);
-        if let Some(waker) = &*self.waker.lock() {
-            waker.wake_by_ref();
-        }
-    }
-
     /// Why it was asked to end.
     pub fn closing(&self) -> Option<CloseReason> {
         let asked = self.close.load(Ordering::Acquire);
@@ -75,6 +66,7 @@ impl Streams {
             open: Mutex::default(),
             count: AtomicUsize::new(0),
             next: AtomicU64::new(1),
+            closes: AtomicU32::new(0),
             replica,
             emptied: Notify::new(),
             metrics,
@@ -101,6 +93,22 @@ impl Streams {
         reserved.ok().map(|_| Place {
             streams: self.clone(),
         })
+    }
+
+    /// Asks a stream to end for `reason`, in its own time; the first reason stays.
+    pub fn close(&self, handle: &StreamHandle, reason: CloseReason) {
+        let _ = handle
+            .close
+            .compare_exchange(0, reason as u8, Ordering::AcqRel, Ordering::Acquire);
+        self.closes.fetch_add(1, Ordering::Release);
+        if let Some(waker) = &*handle.waker.lock() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// How often a stream was asked to end: while this stands still, none needs to look at its own handle.
+    pub fn closes(&self) -> u32 {
+        self.closes.load(Ordering::Acquire)
     }
 
     /// The handles of all open streams.

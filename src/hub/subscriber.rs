@@ -9,6 +9,8 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
+use smallvec::SmallVec;
+
 use super::{Shared, shelf::Shelved, topic_log::TopicLog};
 use crate::{
     event::{EventId, Frame, Topic},
@@ -157,7 +159,8 @@ impl Followed {
 /// A cursor over the logs of its topics.
 pub struct Subscriber {
     shared: Arc<Shared>,
-    topics: Box<[Followed]>,
+    /// Most subscriptions have one topic, which then needs no allocation of its own, and no cache line.
+    topics: SmallVec<[Followed; 1]>,
     cursor: EventId,
     /// Everything up to here has been read, though the cursor that was written may be older.
     clear_to: EventId,
