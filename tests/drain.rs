@@ -184,6 +184,17 @@ async fn a_stuck_reader_does_not_hold_up_the_end() {
     drop(stuck);
 }
 
+/// A connection on which nothing was ever said, as browsers open them ahead, used to hold the exit for the time of a head.
+#[tokio::test]
+async fn a_silent_connection_does_not_hold_up_the_end() {
+    let gateway = Gateway::start().await;
+    let silent = gateway.connect().await;
+    let exit = gateway.stop(PATIENCE).await;
+    assert_eq!(exit.status.code(), Some(0), "{exit:?}");
+    assert!(exit.took < Duration::from_secs(3), "{:?}", exit.took);
+    drop(silent);
+}
+
 /// What was accepted is answered, however late it was sent.
 #[tokio::test]
 async fn a_publish_that_has_begun_is_answered() {

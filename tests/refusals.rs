@@ -311,6 +311,22 @@ async fn slow_headers_are_cut_off() {
     }
 }
 
+/// A body that stops arriving used to keep its connection for ever.
+#[tokio::test]
+async fn a_body_that_stops_arriving_is_refused() {
+    let gateway = Gateway::with("server.header_timeout", "500ms")
+        .start()
+        .await;
+    let mut connection = gateway.connect().await;
+    connection
+        .send("POST /publish?topic=a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\nx")
+        .await;
+    let answer = connection.rest().await;
+    let text = String::from_utf8_lossy(&answer);
+    assert!(text.starts_with("HTTP/1.1 408 "), "{text}");
+    assert!(text.contains(r#""code":"request_timeout""#), "{text}");
+}
+
 /// A header now and then does not keep it open: the time is for all of them.
 #[tokio::test]
 async fn headers_that_trickle_are_cut_off_all_the_same() {

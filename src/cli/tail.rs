@@ -107,7 +107,8 @@ impl Tail {
                 following.retry = message
                     .retry_ms
                     .map_or(following.retry, Duration::from_millis);
-                if message.event.as_deref() == Some("$end") && self.topics.len() == 1 {
+                let topics = self.topics.iter().flat_map(|topics| topics.split(','));
+                if message.event.as_deref() == Some("$end") && topics.count() == 1 {
                     ended = Ended::Finished;
                 }
                 self.print(&message)?;
@@ -123,7 +124,7 @@ impl Tail {
         };
         if kind.starts_with('$') {
             if !matches!(kind, "$cursor" | "$heartbeat") {
-                eprintln!("# {kind} {data}");
+                eprintln!("# {kind} {}", harmless(data));
             }
             return Ok(());
         }
@@ -132,7 +133,7 @@ impl Tail {
             writeln!(out, "{data}")?;
         } else {
             let event: serde_json::Value = serde_json::from_str(data)?;
-            let field = |name: &str| event[name].as_str().unwrap_or_default().to_owned();
+            let field = |name: &str| harmless(event[name].as_str().unwrap_or_default());
             writeln!(
                 out,
                 "{} {} {} {}",
@@ -144,4 +145,16 @@ impl Tail {
         }
         Ok(out.flush()?)
     }
+}
+
+/// Text whose control characters are shown instead of obeyed: it comes from whoever may publish.
+fn harmless(text: &str) -> String {
+    let shown = |c: char| {
+        if c.is_control() {
+            c.escape_default().to_string()
+        } else {
+            c.to_string()
+        }
+    };
+    text.chars().map(shown).collect()
 }

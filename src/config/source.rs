@@ -212,6 +212,7 @@ impl Layer<'_> {
         for (name, value) in environment {
             if let Some(key) = name.strip_prefix(PREFIX)
                 && !NOT_SETTINGS.contains(&name.as_str())
+                && !is_service_link(key, value)
             {
                 self.set(&key.to_lowercase().replace("__", "."), value, name)?;
             }
@@ -225,6 +226,9 @@ impl Layer<'_> {
         environment: &BTreeMap<String, String>,
         warnings: &mut Vec<String>,
     ) -> Result<(), ConfigError> {
+        if !environment.contains_key("HOST") && !environment.contains_key("PORT") {
+            return Ok(());
+        }
         let Some(listen) = self
             .tree
             .pointer("/server/listen")
@@ -316,6 +320,18 @@ impl Layer<'_> {
         self.places.insert(key.to_owned(), name.to_owned());
         Ok(())
     }
+}
+
+/// Whether Kubernetes put this into the environment, because a Service has a name like ours: `TIDEGATE_SERVICE_HOST`,
+/// `TIDEGATE_PORT=tcp://…`, `TIDEGATE_PORT_8080_TCP_ADDR`. It is addressed to others.
+fn is_service_link(key: &str, value: &str) -> bool {
+    let port = |rest: &str| rest.starts_with(|c: char| c.is_ascii_digit());
+    key.contains("SERVICE_HOST")
+        || key.contains("SERVICE_PORT")
+        || ["tcp://", "udp://", "sctp://"]
+            .iter()
+            .any(|scheme| value.starts_with(scheme))
+        || key.split_once("PORT_").is_some_and(|(_, rest)| port(rest))
 }
 
 fn join(path: &str, name: &str) -> String {
@@ -463,6 +479,17 @@ mod tests {
             .map(|(name, value)| (name.as_str(), value.as_str()))
             .collect();
         assert_eq!(read, [("A", "1"), ("B", "x # y"), ("C", "z"), ("D", "q")]);
+    }
+
+    #[test]
+    fn what_kubernetes_says_of_a_service_is_not_addressed_to_us() {
+        let links = [
+            ("TIDEGATE_SERVICE_HOST", "10.0.0.1"),
+            ("TIDEGATE_PORT", "tcp://10.0.0.1:8080"),
+            ("TIDEGATE_PORT_8080_TCP_ADDR", "10.0.0.1"),
+            ("TIDEGATE_REDIS_SERVICE_PORT", "6379"),
+        ];
+        assert!(load(&links, "").is_ok());
     }
 
     #[test]

@@ -30,6 +30,8 @@ pub struct App {
     pub streams: Arc<Streams>,
     /// Their deadlines.
     pub alarms: Arc<Alarms>,
+    /// New streams are refused from here on.
+    pub draining: CancellationToken,
     /// Connections that wait for another request are asked to end.
     pub closing: CancellationToken,
     /// When this process began to serve.
@@ -66,6 +68,7 @@ impl App {
             hub,
             metrics,
             alarms: Arc::new(Alarms::default()),
+            draining: CancellationToken::new(),
             closing: CancellationToken::new(),
             started: Instant::now(),
             mode: AtomicU8::new(Mode::Serving as u8),

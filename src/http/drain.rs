@@ -23,6 +23,7 @@ pub async fn drain(app: &Arc<App>, connections: &TaskTracker) {
     tracing::info!(streams = app.streams.len(), delay = ?app.config.drain.delay, timeout = ?app.config.drain.timeout, "draining");
     time::sleep(app.config.drain.delay).await;
     app.enter(Mode::Draining);
+    app.draining.cancel();
     let deadline = Instant::now() + app.config.drain.timeout;
     let left = time::timeout_at(deadline - app.config.drain.timeout / 10, leave(app)).await;
     if left.is_err() {
@@ -63,9 +64,13 @@ async fn leave(app: &Arc<App>) {
         time::sleep_until(started + window.mul_f64(place / f64::from(count))).await;
         app.streams.close(handle, CloseReason::Drain);
     }
-    // Streams that were being opened when the drain began.
-    for handle in app.streams.handles() {
-        app.streams.close(&handle, CloseReason::Drain);
+    // Streams that were being opened when the drain began have no slot; some may still be about to begin.
+    loop {
+        for handle in app.streams.handles() {
+            app.streams.close(&handle, CloseReason::Drain);
+        }
+        if time::timeout(SLOT, app.streams.emptied()).await.is_ok() {
+            return;
+        }
     }
-    app.streams.emptied().await;
 }

@@ -50,12 +50,13 @@ pub enum Code {
     HeaderTooLarge,
     UrlTooLarge,
     RequestMalformed,
+    RequestTimeout,
     Internal,
 }
 
 impl Code {
     /// All of them.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 32] = [
         Self::TopicInvalid,
         Self::TopicMissing,
         Self::TooManyTopics,
@@ -86,6 +87,7 @@ impl Code {
         Self::HeaderTooLarge,
         Self::UrlTooLarge,
         Self::RequestMalformed,
+        Self::RequestTimeout,
         Self::Internal,
     ];
 
@@ -206,6 +208,11 @@ impl Code {
                 "request_malformed",
                 S::BAD_REQUEST,
                 "The request is not valid HTTP",
+            ),
+            Self::RequestTimeout => (
+                "request_timeout",
+                S::REQUEST_TIMEOUT,
+                "The request did not arrive in time",
             ),
             Self::Internal => (
                 "internal",

@@ -138,7 +138,17 @@ async fn collect(app: &App, headers: &HeaderMap, mut body: Incoming) -> Result<B
     }
     let mut first = Bytes::new();
     let mut all = BytesMut::new();
-    while let Some(piece) = next_piece(&mut body).await? {
+    let patience = app.config.server.header_timeout;
+    let late = |_| {
+        Problem::new(
+            Code::RequestTimeout,
+            format!("nothing of the body arrived for {patience:?}"),
+        )
+    };
+    while let Some(piece) = tokio::time::timeout(patience, next_piece(&mut body))
+        .await
+        .map_err(late)??
+    {
         if all.is_empty() && first.is_empty() {
             first = piece;
             continue;

@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, time::Duration};
 
-use http::{HeaderMap, HeaderValue};
+use http::HeaderMap;
 
 use super::problem::{Code, Problem};
 use crate::{
@@ -260,21 +260,24 @@ fn decode(text: &str) -> Result<Cow<'_, str>, Problem> {
 
 /// The cursor that a request brings, for the frame of a refusal.
 pub fn request_cursor(headers: &HeaderMap, query: &Query<'_>) -> Option<Cursor> {
-    let header = headers
+    // One that is there but cannot be read must not be replaced by the older one of the URL.
+    if let Some(header) = headers
         .get("last-event-id")
-        .map(HeaderValue::to_str)
-        .and_then(Result::ok)
-        .and_then(|text| text.trim().parse().ok());
-    header.or_else(|| {
-        ["lastEventId", "last_event_id", "lastEventID"]
-            .iter()
-            .find_map(|name| self::Query::first(query, name))
-            .and_then(|text| text.parse().ok())
-    })
+        .filter(|header| !header.is_empty())
+    {
+        return header.to_str().ok()?.trim().parse().ok();
+    }
+    let names = ["lastEventId", "last_event_id", "lastEventID"];
+    let text = names
+        .iter()
+        .find_map(|name| query.first(name).filter(|text| !text.is_empty()))?;
+    text.parse().ok()
 }
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
 
     fn start(query: &str, header: Option<&str>) -> Result<Start, Code> {

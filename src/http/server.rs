@@ -7,6 +7,7 @@
 //! HTTP/2 and HTTP/1.0 streams stay where they are: the same stream as an ordinary body.
 
 use std::{
+    collections::HashMap,
     io,
     net::SocketAddr,
     pin::pin,
@@ -35,10 +36,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     Listener, Stack,
     alarm::Alarms,
-    app::{App, rfc3339},
+    app::App,
     body::Body,
     malformed::{Answering, Worded},
     stream::EventStream,
+    streams::StreamHandle,
     writer::StreamWriter,
 };
 use crate::telemetry::CloseReason;
@@ -131,7 +133,12 @@ async fn connection(
 ) {
     let counted = CountedConnection::new(app.clone());
     let timeout = app.config.server.header_timeout;
-    match time::timeout(timeout, speaks_h2(&socket)).await {
+    let first = tokio::select! {
+        first = time::timeout(timeout, speaks_h2(&socket)) => first,
+        // Whoever has not said anything until the end of a drain has nothing to wait for.
+        () = app.closing.cancelled() => return,
+    };
+    match first {
         Ok(Ok(true)) => h2(&app, stack, socket, address).await,
         Ok(Ok(false)) => {
             if let Some((socket, stream, head)) = h1(&app, stack, socket, address).await {
@@ -316,7 +323,14 @@ async fn h2(app: &Arc<App>, stack: Stack, socket: TcpStream, address: SocketAddr
             .max_header_list_size(u32::try_from(HEADER_BYTES + URL_BYTES).unwrap_or(u32::MAX))
             .serve_connection(TokioIo::new(socket), service)
     );
-    let closing = pin!(app.closing.cancelled());
+    // A client is told early that this connection takes no new streams, so that it looks for another replica; one that comes
+    // during the drain is still served, because it may publish.
+    let leave = if app.draining.is_cancelled() {
+        &app.closing
+    } else {
+        &app.draining
+    };
+    let closing = pin!(leave.cancelled());
     let mut killed = pin!(kill.cancelled());
     if let Either::Right(_) = select(closing, select(connection.as_mut(), killed.as_mut())).await {
         return;
@@ -325,7 +339,10 @@ async fn h2(app: &Arc<App>, stack: Stack, socket: TcpStream, address: SocketAddr
     select(connection, killed).await;
 }
 
-/// Closes streams whose body an HTTP library does not ask for more: their reader does not read. Never returns.
+/// Ends streams whose body an HTTP library does not ask for more: their reader does not read. Never returns.
+///
+/// The library lets nobody reset one stream of an HTTP/2 connection, so the connection is closed when all its streams are
+/// stuck; one that has neighbours is asked to end, and costs its send buffer until then.
 pub async fn watch(app: Arc<App>) {
     let mut look = time::interval(Duration::from_millis(500));
     look.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
@@ -339,13 +356,26 @@ pub async fn watch(app: Arc<App>) {
     loop {
         look.tick().await;
         let now = app.alarms.now();
-        for handle in app.streams.handles() {
+        let mut connections: HashMap<SocketAddr, (Vec<Arc<StreamHandle>>, bool)> = HashMap::new();
+        let handles = app.streams.handles();
+        for handle in handles
+            .into_iter()
+            .filter(|handle| !handle.owned.load(Ordering::Relaxed))
+        {
             let asked = handle.polled_at.load(Ordering::Relaxed);
-            if !handle.owned.load(Ordering::Relaxed) && asked != u64::MAX && now >= asked + patience
-            {
-                tracing::debug!(since = %rfc3339(std::time::SystemTime::now()), "a reader does not read, its connection is closed");
+            let stuck = asked != u64::MAX && now >= asked + patience;
+            let (streams, all_stuck) = connections
+                .entry(handle.address)
+                .or_insert((Vec::new(), true));
+            *all_stuck &= stuck;
+            if stuck {
+                streams.push(handle);
+            }
+        }
+        for (stuck, all_stuck) in connections.into_values() {
+            for handle in stuck {
                 app.streams.close(&handle, CloseReason::Stuck);
-                if let Some(kill) = &handle.kill {
+                if let Some(kill) = handle.kill.as_ref().filter(|_| all_stuck) {
                     kill.cancel();
                 }
             }

@@ -29,6 +29,8 @@ pub struct Streams {
 
 /// How others reach an open stream.
 pub struct StreamHandle {
+    /// Whose connection it is on.
+    pub address: SocketAddr,
     number: u64,
     close: AtomicU8,
     waker: Mutex<Option<Waker>>,
@@ -95,11 +97,17 @@ impl Streams {
         })
     }
 
-    /// Asks a stream to end for `reason`, in its own time; the first reason stays.
+    /// Asks a stream to end for `reason`, in its own time; the first reason stays, but for [`CloseReason::Cut`], which
+    /// leaves no time.
     pub fn close(&self, handle: &StreamHandle, reason: CloseReason) {
-        let _ = handle
-            .close
-            .compare_exchange(0, reason as u8, Ordering::AcqRel, Ordering::Acquire);
+        if reason == CloseReason::Cut {
+            handle.close.store(reason as u8, Ordering::Release);
+        } else {
+            let _ =
+                handle
+                    .close
+                    .compare_exchange(0, reason as u8, Ordering::AcqRel, Ordering::Acquire);
+        }
         self.closes.fetch_add(1, Ordering::Release);
         if let Some(waker) = &*handle.waker.lock() {
             waker.wake_by_ref();
@@ -143,6 +151,7 @@ impl Place {
         let streams = &self.streams;
         let number = streams.next.fetch_add(1, Ordering::Relaxed);
         let handle = Arc::new(StreamHandle {
+            address: request.address,
             number,
             close: AtomicU8::new(0),
             waker: Mutex::default(),
@@ -245,6 +254,10 @@ impl StreamScope {
 impl Drop for StreamScope {
     fn drop(&mut self) {
         self.behind(false);
+        if self.reason == CloseReason::Gone {
+            // Killed before it could say so itself.
+            self.reason = self.handle.closing().unwrap_or(CloseReason::Gone);
+        }
         let streams = &self.place.streams;
         streams.open.lock().remove(self.key);
         streams.metrics.sse_active_connections.dec();

@@ -124,6 +124,12 @@ impl StreamWriter {
         })
     }
 
+    /// Bytes to be written next; the time that they may take begins now.
+    fn owe(&mut self, bytes: Bytes) {
+        self.rest = bytes;
+        self.progress = self.stream.app().alarms.now();
+    }
+
     /// Writes what is left of the last write.
     fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CloseReason>> {
         while !self.rest.is_empty() {
@@ -138,6 +144,9 @@ impl StreamWriter {
                         Poll::Ready(Ok(())) => {}
                         Poll::Ready(Err(_)) => return Poll::Ready(Err(CloseReason::Gone)),
                         Poll::Pending => {
+                            if self.stream.handle().closing() == Some(CloseReason::Cut) {
+                                return Poll::Ready(Err(CloseReason::Cut));
+                            }
                             let timeout = self.stream.app().config.stream.write_timeout;
                             if self.stream.app().alarms.now()
                                 >= self.progress + u64::from(Alarms::ticks(timeout))
@@ -190,9 +199,8 @@ impl StreamWriter {
             left -= chunk.len();
             whole += 1;
         }
-        if taken > 0 {
-            self.progress = self.stream.app().alarms.now();
-        }
+        // The socket took something, or begins to owe us now.
+        self.progress = self.stream.app().alarms.now();
         self.stream.wrote(&frames[..whole], taken + self.rest.len());
         Ok(())
     }
@@ -227,11 +235,11 @@ impl StreamWriter {
                 Poll::Ready(Next::Control(sse)) => {
                     let chunk = chunk(&sse);
                     self.stream.wrote(&[], chunk.len());
-                    self.rest = chunk.into();
+                    self.owe(chunk.into());
                     Some(Ok(()))
                 }
                 Poll::Ready(Next::End) => {
-                    self.rest = Bytes::from_static(b"0\r\n\r\n");
+                    self.owe(Bytes::from_static(b"0\r\n\r\n"));
                     self.phase = Phase::Ending;
                     Some(Ok(()))
                 }
