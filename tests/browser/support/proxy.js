@@ -89,9 +89,10 @@ export class Proxy {
     return this.exchanges.filter(({ method, target }) => method === 'GET' && target.startsWith('/events'));
   }
 
-  /** Cuts every connection now. */
+  /** Cuts every connection now, also those that a browser has opened ahead and said nothing on; not those that wait. */
   cut() {
     for (const connection of this.#connections) connection.destroy();
+    for (const client of this.#clients) if (!this.#held.includes(client)) client.destroy();
   }
 
   /** From now on ends each new connection at once, until `comeBack`. */
