@@ -64,8 +64,7 @@ pub struct EventStream {
     options: StreamOptions,
     phase: Phase,
     waits_here: bool,
-    /// The tick of the last write, and of the next keepalive if nothing is written until then.
-    last_write: u64,
+    /// The tick of the next keepalive, if nothing is written until then.
     keepalive_at: u64,
     alarm: Option<Alarm>,
     opened_us: u64,
@@ -101,7 +100,6 @@ impl EventStream {
             options,
             phase: Phase::Opening(Box::new(opening)),
             waits_here: false,
-            last_write: now,
             keepalive_at: now,
             alarm: None,
             opened_us,
@@ -131,11 +129,6 @@ impl EventStream {
     /// How events are written.
     pub fn envelope(&self) -> Envelope {
         self.options.envelope
-    }
-
-    /// The tick of the last write.
-    pub fn last_write(&self) -> u64 {
-        self.last_write
     }
 
     /// What comes next; events are put into `frames`, which is empty.
@@ -211,8 +204,7 @@ impl EventStream {
 
     /// Something was written: silence begins anew.
     pub fn written(&mut self) {
-        self.last_write = self.app.alarms.now();
-        self.keepalive_at = self.last_write + u64::from(self.silence);
+        self.keepalive_at = self.app.alarms.now() + u64::from(self.silence);
     }
 
     /// The next piece for a body that an HTTP library writes.

@@ -79,13 +79,6 @@ impl MemoryStore {
         }
     }
 
-    /// Changes what is kept, from the next append on.
-    pub fn set_retention(&self, retention: RetentionRules, total_bytes: usize) {
-        let mut log = self.shared.log.lock();
-        log.config.retention = retention;
-        log.config.total_bytes = total_bytes;
-    }
-
     /// Fault injection: the log is lost and born again. Returns its new birth.
     pub(super) fn flush(&self) -> EventId {
         let log = &mut *self.shared.log.lock();
