@@ -22,6 +22,10 @@ test:
 test-rust *word:
     cargo test --workspace -- {{word}}
 
+# Storms over three replicas and one Redis: so many seeds (or "7-9"), each for so many seconds, in each of three weathers.
+chaos seeds="20" seconds="20":
+    TIDEGATE_CHAOS_SEEDS={{seeds}} TIDEGATE_CHAOS_SECONDS={{seconds}} cargo test --test promises chaos:: -- --nocapture
+
 # Only the real browsers; the words go to `node --test`.
 test-browser *words:
     cargo build
@@ -35,7 +39,7 @@ deny:
 bench *name:
     cargo bench {{ if name == "" { "" } else { "--bench " + name } }}
 
-# One fuzz target for some seconds: cursor, topic, publish_json, query, frame (needs cargo-fuzz and a nightly toolchain).
+# One fuzz target for some seconds: cursor, topic, publish_json, query, frame, resp, feed (needs cargo-fuzz and a nightly toolchain).
 fuzz target seconds="60":
     mkdir -p fuzz/corpus/{{target}}
     cargo +nightly fuzz run {{target}} fuzz/corpus/{{target}} fuzz/seeds/{{target}} -- -max_total_time={{seconds}}

@@ -10,6 +10,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use bytes::BytesMut;
 use http::{HeaderMap, HeaderValue};
 use serde::{
     Deserialize, Deserializer,
@@ -23,6 +24,10 @@ use tidegate::{
     },
     http::{app::rfc3339, problem::Code, query::Query},
     log::{Cursor, Start},
+    store::redis::{
+        entry::{self, Message as FeedMessage},
+        resp::{Decoder, RespError, Value as Resp},
+    },
 };
 
 /// A cursor, one on each line: what is read is what was written, and cursors are ordered as their numbers are.
@@ -605,4 +610,168 @@ fn reference(bytes: &[u8]) -> Vec<Message> {
     blocks.pop(); // Without an empty line after it, it is no block yet.
     blocks.retain(|block| *block != Message::default());
     blocks
+}
+
+/// What Redis sends: the first byte says how many bytes come at once, which makes no difference; a second reader, which needs
+/// all bytes before it begins, reads the same values; and what was read is read again from its plainest form.
+pub(crate) fn resp(bytes: &[u8]) {
+    let Some((&step, bytes)) = bytes.split_first() else {
+        return;
+    };
+    let (values, error) = decode_resp(bytes, usize::from(step).max(1));
+    assert_eq!(
+        decode_resp(bytes, bytes.len().max(1)),
+        (values.clone(), error.clone())
+    );
+    let mut plain = Vec::new();
+    for value in &values {
+        write_resp(value, &mut plain);
+    }
+    assert_eq!(decode_resp(&plain, 7), (values.clone(), None));
+    let mut rest = bytes;
+    for value in values {
+        // Attributes before a value belong to nothing.
+        let (model, left) = loop {
+            match whole_resp(rest) {
+                Some((Some(model), left)) => break (model, left),
+                Some((None, left)) => rest = left,
+                None => panic!("the second reader sees no value where {value:?} was read"),
+            }
+        };
+        assert_eq!(model, value);
+        rest = left;
+    }
+}
+
+fn decode_resp(bytes: &[u8], step: usize) -> (Vec<Resp>, Option<RespError>) {
+    let (mut decoder, mut input, mut values) = (Decoder::default(), BytesMut::new(), Vec::new());
+    for piece in bytes.chunks(step) {
+        input.extend_from_slice(piece);
+        loop {
+            match decoder.decode(&mut input) {
+                Ok(Some(value)) => values.push(value),
+                Ok(None) => break,
+                Err(error) => return (values, Some(error)),
+            }
+        }
+    }
+    (values, None)
+}
+
+fn write_resp(value: &Resp, output: &mut Vec<u8>) {
+    let mut head = |kind: char, number: usize| {
+        output.extend_from_slice(format!("{kind}{number}\r\n").as_bytes());
+    };
+    match value {
+        Resp::Null => output.extend_from_slice(b"_\r\n"),
+        Resp::Number(number) => output.extend_from_slice(format!(":{number}\r\n").as_bytes()),
+        Resp::Text(text) => {
+            head('$', text.len());
+            output.extend_from_slice(text);
+            output.extend_from_slice(b"\r\n");
+        }
+        Resp::Error(text) => {
+            head('!', text.len());
+            output.extend_from_slice(text.as_bytes());
+            output.extend_from_slice(b"\r\n");
+        }
+        Resp::Array(values) | Resp::Push(values) => {
+            let kind = if matches!(value, Resp::Push(_)) {
+                '>'
+            } else {
+                '*'
+            };
+            head(kind, values.len());
+            for value in values {
+                write_resp(value, output);
+            }
+        }
+    }
+}
+
+/// The first value of these bytes, read from all of them by recursion, and what follows it. No value: an attribute.
+fn whole_resp(bytes: &[u8]) -> Option<(Option<Resp>, &[u8])> {
+    let end = bytes.windows(2).position(|pair| pair == b"\r\n")?;
+    let (line, rest) = (&bytes[..end], &bytes[end + 2..]);
+    let (kind, word) = line.split_first()?;
+    let text = || String::from_utf8_lossy(word).into_owned();
+    let number = || text().parse::<i64>().ok();
+    let several = |count: usize| {
+        let (mut values, mut rest) = (Vec::new(), rest);
+        while values.len() < count {
+            let (value, left) = whole_resp(rest)?;
+            values.extend(value);
+            rest = left;
+        }
+        Some((values, rest))
+    };
+    let value = match kind {
+        b'+' | b',' | b'(' => Resp::Text(word.to_vec().into()),
+        b'-' => Resp::Error(text().into()),
+        b':' => Resp::Number(number()?),
+        b'#' => Resp::Number(i64::from(word == b"t")),
+        b'_' => Resp::Null,
+        b'$' | b'=' | b'!' | b'*' if word == b"-1" => Resp::Null,
+        b'$' | b'=' | b'!' => {
+            let count = usize::try_from(number()?).ok()?;
+            let (body, rest) = (rest.get(..count)?, rest.get(count + 2..)?);
+            let value = match kind {
+                b'!' => Resp::Error(String::from_utf8_lossy(body).into()),
+                b'=' => Resp::Text(body.get(4..).unwrap_or_default().to_vec().into()),
+                _ => Resp::Text(body.to_vec().into()),
+            };
+            return Some((Some(value), rest));
+        }
+        b'*' | b'~' | b'>' | b'%' | b'|' => {
+            let pairs = matches!(kind, b'%' | b'|');
+            let count = usize::try_from(number()?).ok()? * if pairs { 2 } else { 1 };
+            let (values, rest) = several(count)?;
+            let value = match kind {
+                b'|' => None,
+                b'>' => Some(Resp::Push(values)),
+                _ => Some(Resp::Array(values)),
+            };
+            return Some((value, rest));
+        }
+        _ => return None,
+    };
+    Some((Some(value), rest))
+}
+
+/// A message of the feed: what is accepted is what `tidegate_publish` writes, byte by byte, and within the rules.
+pub(crate) fn feed(bytes: &[u8]) {
+    let topic: Topic = "orders".parse().expect("a topic");
+    let Ok(message) = entry::message(&topic, bytes) else {
+        return;
+    };
+    let written = match &message {
+        FeedMessage::Deleted(_) => {
+            // Which of two ids stands second makes no difference.
+            let mut words = bytes.split(|&byte| byte == b' ');
+            let id = words.next().map(String::from_utf8_lossy);
+            let FeedMessage::Deleted(through) = message else {
+                unreachable!("it was one a moment ago");
+            };
+            assert_eq!(id.as_deref(), Some(&*through.to_string()));
+            return;
+        }
+        FeedMessage::Entry(event) if event.end => format!("{} {} x", event.id, event.previous),
+        FeedMessage::Entry(event) => {
+            let Event {
+                id,
+                previous,
+                kind,
+                data,
+                ..
+            } = event;
+            format!("{id} {previous} e {kind}\n{data}")
+        }
+    };
+    assert_eq!(written.as_bytes(), bytes);
+    let FeedMessage::Entry(event) = message else {
+        return;
+    };
+    assert!(event.previous < event.id);
+    assert_eq!(event.topic, topic);
+    assert_eq!(event.kind.as_str().parse::<EventType>(), Ok(event.kind));
 }

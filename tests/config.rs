@@ -67,6 +67,11 @@ async fn a_value_that_cannot_be_read_is_an_error_that_says_where() {
         ("server.listen", "nowhere"),
         ("auth.anonymous", "everything"),
         ("log.level", "shout,,=="),
+        ("store", "disk"),
+        ("redis.url", "localhost:6379"),
+        ("redis.prefix", "{a}"),
+        ("redis.wait_replicas", "some"),
+        ("feed.backlog", "many"),
     ] {
         let exit = Gateway::with(key, value).refuses_to_start().await;
         let name = key.replace('.', "__").to_uppercase();
@@ -207,6 +212,77 @@ async fn the_rest_of_the_environment_is_left_alone() {
         .env("STREAM__KEEPALIVE", "soon")
         .start()
         .await;
+}
+
+#[tokio::test]
+async fn a_redis_store_without_a_url_is_an_error_that_says_how_to_give_one() {
+    let exit = Gateway::with("store", "redis").refuses_to_start().await;
+    for way in ["redis.url", "REDIS_URL=redis://", "REDIS_HOST="] {
+        assert!(exit.output.contains(way), "{exit:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_url_of_redis_that_is_none_is_an_error_that_keeps_its_password() {
+    for (url, expected) in [
+        ("app:s3cret@localhost:6379", "redis://"),
+        ("redis://app:s3cret@localhost:port", "port"),
+        ("redis://app:s3cret@localhost?protocol=3", "query"),
+        ("redis://app:s3/cret@localhost", "%2F"),
+        ("redis+sentinel://app:s3cret@localhost/main", "Sentinel"),
+    ] {
+        let exit = Gateway::settings()
+            .env("REDIS_URL", url)
+            .refuses_to_start()
+            .await;
+        assert!(exit.output.contains("REDIS_URL"), "where: {exit:?}");
+        assert!(exit.output.contains(expected), "what is right: {exit:?}");
+        assert!(!exit.output.contains("cret"), "the password: {exit:?}");
+    }
+}
+
+#[tokio::test]
+async fn certificate_and_key_for_redis_go_together() {
+    let exit = Gateway::with("redis.tls.key", "gateway.key")
+        .refuses_to_start()
+        .await;
+    assert!(exit.output.contains("both or none"), "{exit:?}");
+}
+
+/// Who says `memory` means it, but a URL beside it was meant, too.
+#[tokio::test]
+async fn memory_wins_over_a_url_of_redis_with_a_warning() {
+    for (name, value) in [
+        ("REDIS_URL", "redis://app:s3cret@localhost:1"),
+        ("REDIS_HOST", "localhost:1"),
+    ] {
+        let mut gateway = Gateway::with("store", "memory")
+            .env(name, value)
+            .start()
+            .await;
+        let warning = gateway
+            .program()
+            .line("that it passes Redis over", |line| {
+                (line.contains("WARN") && line.contains(name)).then(|| line.to_owned())
+            })
+            .await;
+        assert!(!warning.contains("s3cret"), "{warning}");
+        assert_eq!(gateway.get("/health/ready").await.status(), 200);
+    }
+}
+
+/// Kubernetes describes every Service to every container beside it; one named `redis` is none of ours.
+#[tokio::test]
+async fn what_kubernetes_says_of_a_service_named_redis_gives_no_url() {
+    let gateway = Gateway::settings()
+        .env("REDIS_SERVICE_HOST", "127.0.0.1")
+        .env("REDIS_SERVICE_PORT", "1")
+        .env("REDIS_PORT", "tcp://127.0.0.1:1")
+        .env("REDIS_PORT_1_TCP", "tcp://127.0.0.1:1")
+        .env("REDIS_PORT_1_TCP_ADDR", "127.0.0.1")
+        .start()
+        .await;
+    assert_eq!(gateway.get("/health/ready").await.status(), 200);
 }
 
 #[tokio::test]

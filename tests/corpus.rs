@@ -123,3 +123,15 @@ fn a_frame_is_read_back_as_the_event_that_it_was_made_of() {
     let shape = r"([0-9]{1,3}-[0-9])?\n([a-z]{1,4})?\n([a-z]{1,4})?\n((data|id|event|retry|topic|)?:? ?[a-z0-9\u{2028}é]{0,3}(\r\n|\r|\n)){0,8}";
     hold("frame", shape, oracles::frame);
 }
+
+#[test]
+fn what_redis_sends_is_read_however_it_is_cut() {
+    let shape = r"[\x01-\x20]((\+|-|:|,|\$|\*|>|%|\||!|=|#|_|~|\()([0-3]|-1|t|ab)?\r\n([a-c]{1,3}\r\n)?){0,8}";
+    hold("resp", shape, oracles::resp);
+}
+
+#[test]
+fn a_message_of_the_feed_is_what_the_function_writes() {
+    let shape = r"[0-9]{1,2}-[0-9] [0-9]{1,2}-[0-9] [exdy]( [a-c$ \n]{0,4})?(\n[a-c\r\né]{0,4})?";
+    hold("feed", shape, oracles::feed);
+}

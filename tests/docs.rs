@@ -66,7 +66,7 @@ fn every_error_code_is_explained_with_its_status() {
 
 #[test]
 fn every_metric_is_explained() {
-    let metrics = Metrics::new("memory");
+    let metrics = Metrics::new("redis", Some(tidegate::telemetry::Latencies::default()));
     // A family with labels shows itself with its first value.
     let labels = RequestLabels {
         method: "GET",
@@ -76,7 +76,13 @@ fn every_metric_is_explained() {
     metrics.requests(&labels).observe(0.0);
     metrics.gap("retention");
     metrics.refused("draining", false);
-    let text = metrics.encode(&Snapshot::default()).unwrap();
+    // What only one kind of store has, all at once.
+    let everything = Snapshot {
+        holds: Some([0; 4]),
+        redis: Some([0; 3]),
+        ..Snapshot::default()
+    };
+    let text = metrics.encode(&everything).unwrap();
     let exported: BTreeSet<&str> = text
         .lines()
         .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())

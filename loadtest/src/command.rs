@@ -24,7 +24,7 @@ pub(crate) struct Line {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Every scenario, one table.
+    /// Every scenario without Redis, or every one with it, in one table.
     Table(Table),
     /// One scenario.
     Run(Run),
@@ -49,7 +49,7 @@ pub(crate) enum Command {
     #[command(hide = true)]
     Launch {
         #[arg(long)]
-        core: usize,
+        core: Vec<usize>,
         #[arg(last = true)]
         command: Vec<OsString>,
     },
@@ -60,6 +60,9 @@ pub(crate) struct Table {
     /// Small sizes, one round: to see that all works.
     #[arg(long)]
     quick: bool,
+    /// The scenarios with Redis, and no others. They start a `redis-server`.
+    #[arg(long)]
+    redis: bool,
     #[command(flatten)]
     common: Common,
 }
@@ -106,8 +109,12 @@ impl Table {
         } else {
             Scale::full()
         };
-        self.common
-            .measure(scale, self.quick, Scenario::value_variants())
+        let scenarios: Vec<Scenario> = Scenario::value_variants()
+            .iter()
+            .copied()
+            .filter(|scenario| scenario.needs_redis() == self.redis)
+            .collect();
+        self.common.measure(scale, self.quick, &scenarios)
     }
 }
 

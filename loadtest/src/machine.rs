@@ -28,15 +28,41 @@ impl Cores {
             self.server != self.load,
             "server and load need a core each: figures of a shared one mean nothing"
         );
-        pin(self.load)
+        pin(&[self.load])
+    }
+
+    /// Both, for what stands between a server and the load.
+    pub(crate) fn both(self) -> [usize; 2] {
+        [self.server, self.load]
     }
 }
 
-/// Pins the calling thread, and what it starts later, to one core.
-pub(crate) fn pin(core: usize) -> Result<()> {
+/// Pins the calling thread, and what it starts later, to these cores.
+pub(crate) fn pin(cores: &[usize]) -> Result<()> {
     let mut set = CpuSet::new();
-    set.set(core);
-    sched_setaffinity(None, &set).with_context(|| format!("cannot pin to core {core}"))
+    for core in cores {
+        set.set(*core);
+    }
+    sched_setaffinity(None, &set).with_context(|| format!("cannot pin to {cores:?}"))
+}
+
+/// CPU nanoseconds that all processes of the machine have used so far, in steps of about 10 ms.
+pub(crate) fn busy_ns() -> Result<u64> {
+    let text = std::fs::read_to_string("/proc/stat").context("/proc/stat cannot be read")?;
+    let ticks = busy_ticks(&text).context("/proc/stat has no sum of all cores")?;
+    Ok(ticks * 1_000_000_000 / rustix::param::clock_ticks_per_second())
+}
+
+/// All that is not idle: the fourth and fifth number are idle time and waiting for disks, and guests are counted as user.
+fn busy_ticks(stat: &str) -> Option<u64> {
+    let numbers = stat.lines().next()?.strip_prefix("cpu ")?;
+    let numbers = numbers.split_ascii_whitespace().take(8).enumerate();
+    let mut sum = 0;
+    for (place, number) in numbers {
+        let number: u64 = number.parse().ok()?;
+        sum += if matches!(place, 3 | 4) { 0 } else { number };
+    }
+    Some(sum)
 }
 
 /// Raises the limit of open files as far as it goes, and returns how many subscribers fit under it.
@@ -52,4 +78,16 @@ pub(crate) fn raise_open_files() -> Result<usize> {
         .and_then(|most| usize::try_from(most).ok())
         .unwrap_or(usize::MAX);
     Ok(most.saturating_sub(RESERVED_FILES))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn idle_time_and_guests_are_not_counted() {
+        let stat = "cpu  10 1 20 1000 500 3 4 5 10 1\ncpu0 1 1 1 1 1 1 1 1 0 0\n";
+        assert_eq!(busy_ticks(stat), Some(43));
+        assert_eq!(busy_ticks("intr 1 2 3"), None);
+    }
 }

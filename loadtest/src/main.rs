@@ -14,10 +14,12 @@ mod http1;
 mod launch;
 mod line;
 mod machine;
+mod pace;
 mod payload;
 mod process;
 mod publisher;
 mod reader;
+mod redis;
 mod report;
 mod requests;
 mod scale;
@@ -47,7 +49,7 @@ fn main() -> Result<ExitCode> {
         } => floor::serve(listen, publish, keep).map(|()| ExitCode::SUCCESS),
         Command::Constant { listen } => constant::serve(listen).map(|()| ExitCode::SUCCESS),
         Command::Launch { core, command } => {
-            launch::launch(core, &command).map(|()| ExitCode::SUCCESS)
+            launch::launch(&core, &command).map(|()| ExitCode::SUCCESS)
         }
     }
 }

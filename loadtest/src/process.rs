@@ -68,6 +68,14 @@ impl CpuTime {
         self.waited_ns += fields.next().unwrap_or(0_u64);
     }
 
+    /// What two have used and waited for together.
+    pub(crate) fn and(self, other: Self) -> Self {
+        Self {
+            used_ns: self.used_ns + other.used_ns,
+            waited_ns: self.waited_ns + other.waited_ns,
+        }
+    }
+
     /// What came since an earlier reading.
     pub(crate) fn since(self, earlier: Self) -> Self {
         Self {
@@ -78,9 +86,9 @@ impl CpuTime {
 }
 
 impl ServerProcess {
-    /// Starts `command` on `core` with nothing but `environment` added; its output goes to a file named after `name`.
+    /// Starts `command` on `cores` with nothing but `environment` added; its output goes to a file named after `name`.
     pub(crate) fn start(
-        core: usize,
+        cores: &[usize],
         name: &str,
         command: &[OsString],
         environment: &[(String, String)],
@@ -93,8 +101,11 @@ impl ServerProcess {
             .context("cannot write the server's log")?;
         let launcher =
             std::env::current_exe().context("cannot find the load program's own file")?;
+        let pinned = cores.iter().map(|core| format!("--core={core}"));
         let child = Command::new(launcher)
-            .args(["launch", "--core", &core.to_string(), "--"])
+            .arg("launch")
+            .args(pinned)
+            .arg("--")
             .args(command)
             .envs(environment.iter().map(|(key, value)| (key, value)))
             .stdin(Stdio::null())
@@ -143,6 +154,13 @@ impl ServerProcess {
         let text = fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<&str> = text.lines().rev().take(5).collect();
         lines.into_iter().rev().collect::<Vec<_>>().join(" | ")
+    }
+
+    /// Ends it at once, with no word to anybody.
+    pub(crate) fn kill(&mut self) -> Result<()> {
+        self.child.kill().context("cannot kill the server")?;
+        self.child.wait().context("cannot wait for the server")?;
+        Ok(())
     }
 
     fn end(&mut self) {

@@ -232,7 +232,7 @@ impl Publisher {
 }
 
 /// Reads one answer with a length and returns its body; any status but 2xx is an error.
-fn read_answer(socket: &mut TcpStream) -> Result<String> {
+pub(crate) fn read_answer(socket: &mut TcpStream) -> Result<String> {
     let mut answer = Vec::new();
     let mut buffer = [0; 4096];
     loop {

@@ -77,6 +77,7 @@ struct Row {
 #[derive(Default)]
 pub(crate) struct Report {
     rows: Vec<Row>,
+    remarks: Vec<String>,
     broken: Vec<String>,
 }
 
@@ -103,6 +104,11 @@ impl Report {
         row.floor.extend(sample.floor);
         row.tested.extend(sample.tested);
         row.notes.extend(sample.notes);
+    }
+
+    /// Says below the table what is too long for a cell.
+    pub(crate) fn remark(&mut self, text: String) {
+        self.remarks.push(text);
     }
 
     /// Notes a run that could not be carried through, or in which a stream was not what it must be.
@@ -142,6 +148,9 @@ impl Report {
                 text.push_str("|\n");
             }
         }
+        for remark in &self.remarks {
+            let _to_memory = writeln!(text, "{remark}");
+        }
         for broken in &self.broken {
             let _to_memory = writeln!(text, "BROKEN: {broken}");
         }
@@ -150,7 +159,7 @@ impl Report {
 
     pub(crate) fn write_json(&self, path: &Path, tested: &str) -> Result<()> {
         let rows: Vec<Value> = self.rows.iter().map(Row::json).collect();
-        let report = json!({ "tested": tested, "rows": rows, "broken": self.broken });
+        let report = json!({ "tested": tested, "rows": rows, "remarks": self.remarks, "broken": self.broken });
         std::fs::write(path, format!("{report:#}\n"))
             .with_context(|| format!("cannot write {}", path.display()))
     }

@@ -27,18 +27,28 @@ pub(crate) struct Scale {
     pub(crate) stuck_of: usize,
     pub(crate) stuck_measured: Duration,
     pub(crate) churned: u64,
+    /// Events that are published through Redis line by line.
+    pub(crate) redis_lines: u64,
+    /// Single publishes a second through Redis when their round trip is measured.
+    pub(crate) redis_paced: f64,
+    /// Streams that come back to another replica, and their topics.
+    pub(crate) storm: (usize, usize),
+    /// Streams on several replicas.
+    pub(crate) replicated: usize,
+    /// Topics with one event each, and events of few topics, whose memory is measured in Redis.
+    pub(crate) redis_memory: (usize, u64),
 }
 
 /// What the command line may change.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub(crate) struct Overrides {
-    /// Streams of the scenario.
+    /// Streams or publishing connections of the scenario.
     #[arg(long)]
     connections: Option<usize>,
-    /// Events of the scenario (appends, replay).
+    /// Events of the scenario (appends, replay, redis-publish, redis-memory).
     #[arg(long)]
     events: Option<u64>,
-    /// Deliveries a second of the paced scenarios.
+    /// Deliveries a second of the paced scenarios; round trips a second of redis-publish.
     #[arg(long)]
     rate: Option<f64>,
     /// Connects of the churn, or of the connect scenario.
@@ -73,6 +83,11 @@ impl Scale {
             stuck_of: 1_000,
             stuck_measured: Duration::from_secs(14),
             churned: 50_000,
+            redis_lines: 800_000,
+            redis_paced: 2_000.0,
+            storm: (5_000, 50),
+            replicated: 3_000,
+            redis_memory: (10_000, 100_000),
         }
     }
 
@@ -93,6 +108,10 @@ impl Scale {
             stuck_of: 200,
             stuck_measured: Duration::from_secs(4),
             churned: 3_000,
+            redis_lines: 100_000,
+            storm: (1_000, 50),
+            replicated: 600,
+            redis_memory: (2_000, 20_000),
             ..Self::full()
         }
     }
@@ -106,9 +125,11 @@ impl Scale {
             (self.generic, self.latency, self.saturated) = (connections, connections, connections);
             (self.resumed, self.stuck_of, self.request_connections) =
                 (connections, connections, connections);
+            (self.storm.0, self.replicated) = (connections, connections);
         }
         if let Some(events) = overrides.events {
             (self.appended_events, self.replayed_events) = (events, events);
+            (self.redis_lines, self.redis_memory.1) = (events, events);
         }
         if let Some(connects) = overrides.connects {
             self.churned = connects;
@@ -119,6 +140,7 @@ impl Scale {
             self.stuck_measured = self.measured;
         }
         self.deliveries_per_second = overrides.rate.unwrap_or(self.deliveries_per_second);
+        self.redis_paced = overrides.rate.unwrap_or(self.redis_paced);
         self.payload_bytes = overrides.payload.unwrap_or(self.payload_bytes);
     }
 
@@ -134,6 +156,8 @@ impl Scale {
             &mut self.connects,
             &mut self.resumed,
             &mut self.stuck_of,
+            &mut self.storm.0,
+            &mut self.replicated,
         ];
         let mut shrunk = false;
         for size in single.into_iter().chain(&mut self.fanout) {

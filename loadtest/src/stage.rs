@@ -26,6 +26,8 @@ const SHARED: f64 = 0.05;
 /// A server on stage.
 pub(crate) struct Stage {
     pub(crate) server: Server,
+    /// Further replicas of the same log; everything is published to the first.
+    pub(crate) others: Vec<Server>,
     pub(crate) subscribers: Subscribers,
     pub(crate) sequences: Sequences,
 }
@@ -57,10 +59,15 @@ pub(crate) struct Meter {
 
 impl Meter {
     pub(crate) fn start(server: &Server) -> Result<Self> {
-        let rss = server.process.rss_bytes()?;
+        Self::start_all([server])
+    }
+
+    /// Of several servers together.
+    fn start_all<'a>(servers: impl IntoIterator<Item = &'a Server>) -> Result<Self> {
+        let (rss, cpu) = sums(servers)?;
         Ok(Self {
             start_ns: now_ns(),
-            server: server.process.cpu()?,
+            server: cpu,
             reader: CpuTime::of_this_thread(),
             load_cpu_ns: own_cpu_ns(),
             rss_start: rss,
@@ -71,25 +78,47 @@ impl Meter {
 
     /// Looks at the server's memory now and then.
     pub(crate) fn watch(&mut self, server: &Server) -> Result<()> {
+        self.watch_all([server])
+    }
+
+    fn watch_all<'a>(&mut self, servers: impl IntoIterator<Item = &'a Server>) -> Result<()> {
         if now_ns() >= self.next_rss_ns {
             self.next_rss_ns = deadline(RSS_EVERY);
-            self.rss_most = self.rss_most.max(server.process.rss_bytes()?);
+            self.rss_most = self.rss_most.max(sums(servers)?.0);
         }
         Ok(())
     }
 
     pub(crate) fn stop(self, server: &Server, deliveries: u64) -> Result<Window> {
-        let now = server.process.cpu()?;
+        self.stop_all([server], deliveries)
+    }
+
+    fn stop_all<'a>(
+        self,
+        servers: impl IntoIterator<Item = &'a Server>,
+        deliveries: u64,
+    ) -> Result<Window> {
+        let (rss, cpu) = sums(servers)?;
         Ok(Window {
             wall_ns: now_ns() - self.start_ns,
-            server: now.since(self.server),
+            server: cpu.since(self.server),
             reader: CpuTime::of_this_thread().since(self.reader),
             load_cpu_ns: own_cpu_ns() - self.load_cpu_ns,
             deliveries,
             rss_start: self.rss_start,
-            rss_most: self.rss_most.max(server.process.rss_bytes()?),
+            rss_most: self.rss_most.max(rss),
         })
     }
+}
+
+/// Resident memory and CPU time.
+fn sums<'a>(servers: impl IntoIterator<Item = &'a Server>) -> Result<(u64, CpuTime)> {
+    let (mut rss, mut cpu) = (0, CpuTime::default());
+    for server in servers {
+        rss += server.process.rss_bytes()?;
+        cpu = cpu.and(server.process.cpu()?);
+    }
+    Ok((rss, cpu))
 }
 
 impl Window {
@@ -135,7 +164,13 @@ impl Stage {
             subscribers: Subscribers::new(server.listen)?,
             sequences: Sequences::default(),
             server,
+            others: Vec::new(),
         })
+    }
+
+    /// All replicas.
+    fn servers(&self) -> impl Iterator<Item = &Server> {
+        std::iter::once(&self.server).chain(&self.others)
     }
 
     /// Opens `each` streams on each of the first `topics` topics, from now on.
@@ -180,7 +215,7 @@ impl Stage {
             fan,
             std::mem::take(&mut self.sequences),
         )?;
-        let meter = Meter::start(&self.server)?;
+        let meter = Meter::start_all(self.servers())?;
         let read = self.read_until(&publisher, meter, |delivered| {
             if delivered > before + expected {
                 bail!("{} events too many arrived", delivered - before - expected);
@@ -195,7 +230,7 @@ impl Stage {
             Ok(delivered == before + expected)
         });
         self.sequences = publisher.end(read.is_err())?;
-        let window = read?.stop(&self.server, expected)?;
+        let window = read?.stop_all(self.servers(), expected)?;
         // What is not owed must not come either.
         self.subscribers.read_for(Duration::from_millis(20))?;
         self.subscribers.tally.faults.check()?;
@@ -261,7 +296,7 @@ impl Stage {
         while !done(self.subscribers.tally.delivered)? {
             self.subscribers.turn(TURN)?;
             self.subscribers.tally.faults.check()?;
-            meter.watch(&self.server)?;
+            meter.watch_all(self.servers())?;
             let ended = self.subscribers.tally.ended;
             if ended > 0 {
                 bail!(
@@ -293,13 +328,18 @@ impl Stage {
 }
 
 /// A publisher at work on its own thread (on the load's core).
-struct Publishing {
+pub(crate) struct Publishing {
     thread: JoinHandle<Result<(Publisher, Sequences)>>,
     progress: Progress,
 }
 
 impl Publishing {
-    fn start(server: &Server, plan: Plan, fan: u64, mut sequences: Sequences) -> Result<Self> {
+    pub(crate) fn start(
+        server: &Server,
+        plan: Plan,
+        fan: u64,
+        mut sequences: Sequences,
+    ) -> Result<Self> {
         let mut publisher = Publisher::connect(server)?;
         let progress = Progress::default();
         let shared = progress.clone();
@@ -320,7 +360,7 @@ impl Publishing {
         self.thread.is_finished() && !self.progress.done.load(Ordering::Relaxed)
     }
 
-    fn end(self, stop: bool) -> Result<Sequences> {
+    pub(crate) fn end(self, stop: bool) -> Result<Sequences> {
         self.progress.stop.fetch_or(stop, Ordering::Relaxed);
         let joined = self
             .thread

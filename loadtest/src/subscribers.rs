@@ -40,6 +40,8 @@ pub(crate) struct Subscribers {
     buffer: Vec<u8>,
     server: SocketAddr,
     connects: u64,
+    /// Topic and position of the streams that ended by themselves.
+    left: Vec<(usize, Position)>,
 }
 
 impl Subscribers {
@@ -52,7 +54,13 @@ impl Subscribers {
             buffer: vec![0; BUFFER_BYTES],
             server,
             connects: 0,
+            left: Vec::new(),
         })
+    }
+
+    /// Streams are opened at this server from now on.
+    pub(crate) fn turn_to(&mut self, server: SocketAddr) {
+        self.server = server;
     }
 
     /// Opens these streams, at most `in_flight` unanswered at a time, and waits until each has had its first event.
@@ -128,6 +136,7 @@ impl Subscribers {
             ) == After::Ended
             {
                 self.tally.ended += 1;
+                self.left.push((reader.topic, reader.position()));
                 *slot = None;
             }
         }
@@ -175,6 +184,20 @@ impl Subscribers {
         let open = self.readers.iter().flatten().filter(|reader| !reader.stuck);
         open.map(|reader| (reader.topic, reader.position()))
             .collect()
+    }
+
+    /// Reads what a server that is gone has left in the sockets, and returns where each of its streams stood in the end.
+    pub(crate) fn bereaved(&mut self) -> Result<Vec<(usize, Position)>> {
+        let until = deadline(PATIENCE);
+        while self.open() > 0 {
+            self.turn(TURN)?;
+            self.tally.faults.check()?;
+            if now_ns() > until {
+                bail!("{} streams outlived their server", self.open());
+            }
+        }
+        self.tally.ended = 0;
+        Ok(std::mem::take(&mut self.left))
     }
 
     pub(crate) fn open(&self) -> u64 {

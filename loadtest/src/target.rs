@@ -33,6 +33,8 @@ pub(crate) struct Settings {
     pub(crate) write_timeout: String,
     /// Whether the floor keeps what was published, to replay it. Live figures are taken without.
     pub(crate) floor_keeps: bool,
+    /// Where the log lives, when that is not the process.
+    pub(crate) redis_url: Option<String>,
 }
 
 impl Default for Settings {
@@ -42,6 +44,7 @@ impl Default for Settings {
             retained_bytes: "256MiB".to_owned(),
             write_timeout: "60s".to_owned(),
             floor_keeps: false,
+            redis_url: None,
         }
     }
 }
@@ -57,11 +60,11 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Starts the server on `core` and waits until it takes traffic.
+    /// Starts the server on `cores` and waits until it takes traffic.
     pub(crate) fn start(
         target: Target,
         gateway: &PathBuf,
-        core: usize,
+        cores: &[usize],
         settings: &Settings,
     ) -> Result<Self> {
         let [listen, second] = free_addresses()?;
@@ -95,7 +98,7 @@ impl Server {
         };
         let mut server = Self {
             target,
-            process: ServerProcess::start(core, name, &command, &environment)?,
+            process: ServerProcess::start(cores, name, &command, &environment)?,
             listen,
             publish,
         };
@@ -150,6 +153,7 @@ fn gateway_environment(
         ("DRAIN__TIMEOUT", "1s".to_owned()),
     ]
     .into_iter()
+    .chain(settings.redis_url.clone().map(|url| ("REDIS__URL", url)))
     .map(|(key, value)| (format!("TIDEGATE_{key}"), value))
     .collect()
 }
@@ -165,7 +169,7 @@ fn answers_ready(address: SocketAddr) -> std::io::Result<bool> {
 }
 
 /// Two ports that were free a moment ago.
-fn free_addresses() -> Result<[SocketAddr; 2]> {
+pub(crate) fn free_addresses() -> Result<[SocketAddr; 2]> {
     let listeners = [(); 2].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)));
     let [first, second] =
         listeners.map(|listener| listener.and_then(|listener| listener.local_addr()));

@@ -4,17 +4,24 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use clap::Args;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    time::MissedTickBehavior,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    config::{Config, Sources, StoreKind},
+    config::{Config, Sources},
     http::{Listener, app::App, drain::drain, server},
     hub::Hub,
-    store::{Store, memory::MemoryStore},
+    store::{Store, memory::MemoryStore, redis::RedisStore},
     telemetry,
 };
 
+/// How long the listeners wait for the first contact with the store; without one they refuse until it is there.
+const FIRST_CONTACT: Duration = Duration::from_secs(1);
+/// How often this replica renews its lease, which lasts for several times as long.
+const ANNOUNCE: Duration = Duration::from_secs(1);
 /// File descriptors that streams leave for publishing, health checks and the log.
 const SPARE_FILES: u64 = 256;
 
@@ -65,11 +72,17 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         .with_context(|| format!("server.listen {}", config.server.listen))?;
     let admin = server::bind(config.admin.listen, config.stream.write_timeout)
         .with_context(|| format!("admin.listen {}", config.admin.listen))?;
-    let store: Arc<dyn Store> = match config.store {
-        StoreKind::Memory => Arc::new(MemoryStore::new(config.memory())),
+    let store: Arc<dyn Store> = match config.redis() {
+        Some(redis) => {
+            tracing::info!(url = %redis.url, prefix = redis.prefix, "the log is in Redis");
+            Arc::new(RedisStore::start(redis)?)
+        }
+        None => Arc::new(MemoryStore::new(config.memory())),
     };
     telemetry::begin();
     let hub = Hub::start(config.hub(), store);
+    // A store that is there answers within milliseconds: then nobody is refused for coming too early.
+    let _ = tokio::time::timeout(FIRST_CONTACT, hub.begun()).await;
     let app = App::new(config, hub);
     let (background, connections, stop) = (
         TaskTracker::new(),
@@ -78,6 +91,8 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     );
     background.spawn(until(stop.clone(), app.alarms.clone().run()));
     background.spawn(until(stop.clone(), server::watch(app.clone())));
+    app.listens(public.local_addr()?);
+    background.spawn(until(stop.clone(), announce(app.clone())));
     for (listener, kind) in [(public, Listener::Public), (admin, Listener::Admin)] {
         let address = listener.local_addr()?;
         background.spawn(server::accept(
@@ -98,6 +113,11 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         () = drain(&app, &connections) => true,
         () = wait(&mut signals) => false,
     };
+    let _ = tokio::time::timeout(
+        Duration::from_millis(500),
+        app.hub.store().retire(app.replica()),
+    )
+    .await;
     stop.cancel();
     background.close();
     let _ = tokio::time::timeout(Duration::from_millis(500), background.wait()).await;
@@ -106,6 +126,18 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     // Taking a large log apart event by event takes seconds, and the kernel does it better.
     std::mem::forget(app);
     Ok(())
+}
+
+/// Tells the other replicas that this one is alive, and how it fares.
+async fn announce(app: Arc<App>) {
+    let mut moments = tokio::time::interval(ANNOUNCE);
+    moments.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        moments.tick().await;
+        if let Err(error) = app.hub.store().announce(&app.report()).await {
+            tracing::debug!(%error, "the other replicas could not be told that this one is alive");
+        }
+    }
 }
 
 async fn wait((terminate, interrupt): &mut (Signal, Signal)) {

@@ -2,19 +2,26 @@
 //!
 //! Loading binds nothing and reads no global: the sources are handed in.
 
+mod dotenv;
+mod environment;
+mod nearest;
+mod redis;
+mod secret;
 mod source;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 
+pub use redis::{RedisSettings, RedisTlsSettings};
+pub use secret::Secret;
 pub use source::Sources;
 
 use crate::{
     event::Topic,
     hub::HubConfig,
     log::{Retention, RetentionRule, RetentionRules, TailLimits},
-    store::memory::MemoryConfig,
+    store::{memory::MemoryConfig, redis::RedisConfig},
 };
 
 /// The whole tree.
@@ -34,6 +41,8 @@ pub struct Config {
     pub limits: Limits,
     pub drain: Drain,
     pub store: StoreKind,
+    pub redis: RedisSettings,
+    pub feed: FeedSettings,
     pub auth: Auth,
     pub cors: Cors,
     pub log: Log,
@@ -159,6 +168,15 @@ pub struct Drain {
 pub enum StoreKind {
     /// In this process.
     Memory,
+    /// In Redis, for all replicas.
+    Redis,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "as above")]
+pub struct FeedSettings {
+    pub backlog: Size,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -283,14 +301,34 @@ fn hint(nearest: Option<&String>) -> String {
     nearest.map_or_else(String::new, |nearest| format!(", did you mean {nearest}?"))
 }
 
+impl ConfigError {
+    /// What was written is repeated in many a message, and may be a URL with a password that went to the wrong setting.
+    fn without_credentials(mut self) -> Self {
+        match &mut self {
+            Self::Yaml { message: text, .. }
+            | Self::Unknown { key: text, .. }
+            | Self::Value { message: text, .. } => *text = secret::without_credentials(text),
+            Self::File { .. } | Self::Exposed { .. } => {}
+        }
+        self
+    }
+}
+
 impl Config {
     /// Reads all sources and checks what they say together.
     ///
     /// # Errors
     /// See [`ConfigError`]; it names the place, the key and what is allowed.
     pub fn load(sources: &Sources) -> Result<Self, ConfigError> {
-        let config = sources.read()?;
-        config.check()?;
+        let read = sources.read().and_then(|config| {
+            config.check()?;
+            Ok(config)
+        });
+        let mut config = read.map_err(ConfigError::without_credentials)?;
+        config.doubt();
+        for warning in &mut config.warnings {
+            *warning = secret::without_credentials(warning);
+        }
         Ok(config)
     }
 
@@ -350,6 +388,21 @@ impl Config {
             self.retention.events >= 1,
             "must be at least 1",
         )?;
+        least(
+            "store",
+            self.store == StoreKind::Memory || self.redis.url.is_some(),
+            "redis has to be told where: set redis.url (REDIS_URL=redis://host:6379, or REDIS_HOST=host)",
+        )?;
+        least(
+            "redis.prefix",
+            self.redis.prefix_is_plain(),
+            "must be 1 to 64 ASCII letters, digits, '-', '_', '.' or ':'",
+        )?;
+        least(
+            "redis.tls",
+            self.redis.tls.certificate.is_some() == self.redis.tls.key.is_some(),
+            "certificate and key go together: both or none",
+        )?;
         for origin in &self.cors.origins {
             let plain = origin.split_once("://").is_some_and(|(scheme, host)| {
                 !scheme.is_empty() && !host.is_empty() && !host.contains(['/', '*', ' '])
@@ -363,6 +416,21 @@ impl Config {
             )?;
         }
         Ok(())
+    }
+
+    /// Warns of what is allowed, but hardly meant.
+    fn doubt(&mut self) {
+        if self.store == StoreKind::Memory && self.redis.url.is_some() {
+            self.warnings.push(
+                "store is memory, so Redis is not used, though there is a URL for it (redis.url, REDIS_URL, REDIS_HOST)"
+                    .into(),
+            );
+        } else if self.redis.tls_is_idle() {
+            self.warnings.push(
+                "redis.tls is not used, because redis.url asks for no TLS: it would begin with rediss://"
+                    .into(),
+            );
+        }
     }
 
     /// The rules of retention.
@@ -407,6 +475,26 @@ impl Config {
             retention: self.retention_rules(),
             total_bytes: self.retention.total_bytes.bytes(),
             idempotency_window: self.publish.idempotency_window,
+        }
+    }
+    /// The settings of the Redis store; none where the store is another.
+    pub fn redis(&self) -> Option<RedisConfig> {
+        match self.store {
+            StoreKind::Memory => None,
+            StoreKind::Redis => Some(RedisConfig {
+                url: self
+                    .redis
+                    .server()
+                    .expect("settings with this store and no URL are refused"),
+                prefix: self.redis.prefix.clone(),
+                tls: self.redis.tls(),
+                wait_replicas: self.redis.wait_replicas,
+                timeout: self.publish.timeout,
+                backlog_bytes: self.feed.backlog.bytes(),
+                retention: self.retention_rules(),
+                event_bytes: self.limits.event_bytes.bytes(),
+                idempotency_window: self.publish.idempotency_window,
+            }),
         }
     }
 }

@@ -7,8 +7,8 @@ use super::{EventId, EventType, Topic};
 pub struct Event {
     /// Its place in the log.
     pub id: EventId,
-    /// The id of the event before it in the same topic, also if that one has expired; `0-0` for the first.
-    /// The chain of these is what proves that nothing is missing.
+    /// The id of the event before it in the same topic, also if that one has expired. The first one names the birth
+    /// of the log. The chain of these is what proves that nothing is missing.
     pub previous: EventId,
     /// The log it belongs to.
     pub topic: Topic,

@@ -1,8 +1,9 @@
 //! What all requests share.
 
 use std::{
+    net::SocketAddr,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU8, Ordering},
     },
     time::{Duration, SystemTime},
@@ -15,6 +16,7 @@ use super::{alarm::Alarms, problem::Code, streams::Streams};
 use crate::{
     config::{Config, Right},
     hub::Hub,
+    store::ReplicaReport,
     telemetry::{Metrics, metrics::Snapshot},
 };
 
@@ -36,6 +38,12 @@ pub struct App {
     pub closing: CancellationToken,
     /// When this process began to serve.
     pub started: Instant,
+    /// The same, for others.
+    started_at: SystemTime,
+    /// The name of this replica: connection ids begin with it.
+    replica: String,
+    /// Where the public listener is, once it is known.
+    address: OnceLock<SocketAddr>,
     mode: AtomicU8,
 }
 
@@ -54,7 +62,7 @@ pub enum Mode {
 impl App {
     /// The state of a replica that begins to serve.
     pub fn new(config: Config, hub: Hub) -> Arc<Self> {
-        let metrics = Arc::new(Metrics::new(hub.store().kind()));
+        let metrics = Arc::new(Metrics::new(hub.store().kind(), hub.store().latency()));
         for code in Code::ALL {
             metrics.may_refuse(code.as_str(), false);
             if code.is_temporary() {
@@ -63,7 +71,7 @@ impl App {
         }
         let replica = format!("{:08x}", rand::random::<u32>());
         Arc::new(Self {
-            streams: Arc::new(Streams::new(replica, metrics.clone())),
+            streams: Arc::new(Streams::new(replica.clone(), metrics.clone())),
             config,
             hub,
             metrics,
@@ -71,6 +79,9 @@ impl App {
             draining: CancellationToken::new(),
             closing: CancellationToken::new(),
             started: Instant::now(),
+            started_at: SystemTime::now(),
+            replica,
+            address: OnceLock::new(),
             mode: AtomicU8::new(Mode::Serving as u8),
         })
     }
@@ -99,6 +110,33 @@ impl App {
         jittered(self.config.stream.retry)
     }
 
+    /// The name of this replica.
+    pub fn replica(&self) -> &str {
+        &self.replica
+    }
+
+    /// The public listener is there.
+    pub fn listens(&self, address: SocketAddr) {
+        let _ = self.address.set(address);
+    }
+
+    /// What the others may know of this replica.
+    pub fn report(&self) -> ReplicaReport {
+        let metrics = &self.metrics;
+        let address = self.address.get();
+        ReplicaReport {
+            id: self.replica.clone(),
+            address: address.map_or_else(String::new, SocketAddr::to_string),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started: rfc3339(self.started_at),
+            connections: self.streams.len() as u64,
+            published: metrics.published.get(),
+            published_bytes: metrics.published_bytes.get(),
+            delivered: metrics.delivered.get(),
+            delivered_bytes: metrics.delivered_bytes.get(),
+        }
+    }
+
     /// Whether anybody may do this.
     pub fn anonymous_may(&self, right: Right) -> bool {
         self.config.development() || self.config.auth.anonymous.contains(&right)
@@ -124,13 +162,17 @@ impl App {
             frontier_age_seconds: self.hub.frontier_age().as_secs_f64(),
             ready: self.ready(),
             hub: counts.map(|count| count.load(Ordering::Relaxed)),
-            store: [
+            backlog: [store.feed_backlog, store.feed_backlog_bytes],
+            skipped: store.entries_skipped,
+            holds: store.redis.is_none().then_some([
                 store.topics,
                 store.events,
                 store.bytes,
                 store.idempotency_keys,
-                store.feed_backlog,
-            ],
+            ]),
+            redis: store
+                .redis
+                .map(|redis| [u64::from(redis.up), redis.connects, redis.commands]),
         }
     }
 }

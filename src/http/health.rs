@@ -59,6 +59,9 @@ struct Dependency {
     latency_ms: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
+    /// What an operator should mend though it works.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
 }
 
 /// The full report: 503 where something that is needed is down.
@@ -70,8 +73,10 @@ pub(crate) async fn report(app: &Arc<App>) -> Response<Body> {
         Ok(Err(error)) => (None, Some(error.to_string())),
         Err(_) => (None, Some("it did not answer within 2 s".to_owned())),
     };
+    let warnings = store.warnings();
     let status = match (app.mode(), &error) {
-        (Mode::Serving, None) if app.hub.ready() => "ok",
+        (Mode::Serving, None) if app.hub.ready() && warnings.is_empty() => "ok",
+        (Mode::Serving, None) if app.hub.ready() => "degraded",
         (Mode::Serving, _) => "unavailable",
         _ => "draining",
     };
@@ -91,15 +96,20 @@ pub(crate) async fn report(app: &Arc<App>) -> Response<Body> {
         },
         dependencies: Dependencies {
             store: Dependency {
-                status: if error.is_none() { "ok" } else { "down" },
+                status: match &error {
+                    Some(_) => "down",
+                    None if warnings.is_empty() => "ok",
+                    None => "degraded",
+                },
                 kind: store.kind(),
                 latency_ms: latency,
                 error,
+                warnings,
             },
         },
     };
     json(
-        if status == "ok" {
+        if matches!(status, "ok" | "degraded") {
             StatusCode::OK
         } else {
             StatusCode::SERVICE_UNAVAILABLE

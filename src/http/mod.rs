@@ -74,10 +74,20 @@ pub struct Caller {
     pub kill: Option<CancellationToken>,
 }
 
-/// A route: its path and the methods that it allows.
+/// A route: its path, of which the last part may be `{anything}`, and the methods that it allows.
 struct Route {
     path: &'static str,
     allow: &'static str,
+}
+
+impl Route {
+    /// What stands in the place of `{anything}`; nothing where there is no such place. None: it is another path.
+    fn matches<'p>(&self, path: &'p str) -> Option<&'p str> {
+        match self.path.split_once('{') {
+            Some((before, _)) => path.strip_prefix(before).filter(|rest| !rest.is_empty()),
+            None => (self.path == path).then_some(""),
+        }
+    }
 }
 
 const fn route(path: &'static str, allow: &'static str) -> Route {
@@ -92,9 +102,10 @@ const PUBLIC: [Route; 5] = [
     route("/health/ready", "GET, HEAD, OPTIONS"),
 ];
 
-const ADMIN: [Route; 5] = [
+const ADMIN: [Route; 6] = [
     route("/metrics", "GET, HEAD, OPTIONS"),
     route("/stats", "GET, HEAD, OPTIONS"),
+    route(admin::TOPIC, "DELETE, OPTIONS"),
     route("/health", "GET, HEAD, OPTIONS"),
     route("/health/live", "GET, HEAD, OPTIONS"),
     route("/health/ready", "GET, HEAD, OPTIONS"),
@@ -124,12 +135,17 @@ struct Routes {
     listener: Listener,
 }
 
-fn find(listener: Listener, path: &str) -> Option<&'static Route> {
-    let routes: &'static [Route] = match listener {
+fn routes(listener: Listener) -> &'static [Route] {
+    match listener {
         Listener::Public => &PUBLIC,
         Listener::Admin => &ADMIN,
-    };
-    routes.iter().find(|route| route.path == path)
+    }
+}
+
+fn find(listener: Listener, path: &str) -> Option<(&'static Route, &str)> {
+    routes(listener)
+        .iter()
+        .find_map(|route| Some((route, route.matches(path)?)))
 }
 
 /// The name of a request's route, for metrics and logs.
@@ -137,7 +153,7 @@ pub(crate) fn route_name(path: &str) -> &'static str {
     PUBLIC
         .iter()
         .chain(&ADMIN)
-        .find(|route| route.path == path)
+        .find(|route| route.matches(path).is_some())
         .map_or("other", |route| route.path)
 }
 
@@ -155,15 +171,8 @@ impl Service<Request<Incoming>> for Routes {
         Box::pin(async move {
             let (parts, body) = request.into_parts();
             let path = parts.uri.path();
-            let Some(route) = find(listener, path) else {
-                let there: Vec<&str> = if listener == Listener::Public {
-                    &PUBLIC
-                } else {
-                    &ADMIN
-                }
-                .iter()
-                .map(|route| route.path)
-                .collect();
+            let Some((route, rest)) = find(listener, path) else {
+                let there: Vec<&str> = routes(listener).iter().map(|route| route.path).collect();
                 return Err(Problem::new(
                     Code::NotFound,
                     format!(
@@ -185,12 +194,12 @@ impl Service<Request<Incoming>> for Routes {
             if parts.method == Method::OPTIONS {
                 return Ok(layers::options(route.allow));
             }
+            let caller = parts
+                .extensions
+                .get::<Caller>()
+                .expect("the observing layer has put it there");
             match route.path {
                 "/events" => {
-                    let caller = parts
-                        .extensions
-                        .get::<Caller>()
-                        .expect("the observing layer has put it there");
                     events::get(
                         &app,
                         &parts.method,
@@ -205,7 +214,8 @@ impl Service<Request<Incoming>> for Routes {
                 "/health/live" => Ok(health::live()),
                 "/health/ready" => Ok(health::ready(&app)),
                 "/metrics" => admin::metrics(&app),
-                _ => Ok(admin::stats(&app)),
+                admin::TOPIC => admin::delete_topic(&app, caller, rest).await,
+                _ => admin::stats(&app, parts.uri.query()).await,
             }
         })
     }

@@ -225,6 +225,14 @@ fn millis(age: Duration) -> u64 {
     u64::try_from(age.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// Undoes the percent-encoding of a part of a path, where `+` is only a plus sign.
+///
+/// # Errors
+/// A percent sign without two hexadecimal digits, or bytes that are not UTF-8.
+pub fn decode_path(text: &str) -> Result<String, Problem> {
+    decode(&text.replace('+', "%2B")).map(Cow::into_owned)
+}
+
 fn decode(text: &str) -> Result<Cow<'_, str>, Problem> {
     if !text.bytes().any(|byte| matches!(byte, b'%' | b'+')) {
         return Ok(Cow::Borrowed(text));

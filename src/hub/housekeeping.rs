@@ -48,7 +48,7 @@ fn tidy(shared: &Shared, log: &TopicLog) {
         shared.tail_bytes.fetch_sub(bytes, Ordering::Relaxed);
         return;
     }
-    log.shelf.lock().tidy(now);
+    log.shelf.lock().tidy(now, shared.shelves_full());
     let now_ms = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |age| u64::try_from(age.as_millis()).unwrap_or(0));

@@ -23,7 +23,7 @@ use super::{Shared, shelf::PAGE_EVENTS, topic_log::TopicLog};
 use crate::{
     event::{Event, EventId, Frame, Topic},
     log::{Head, LostRange, Place, Tail, place, reconcile},
-    store::{Feed, FeedItem, Position, StoreError, TopicPosition},
+    store::{Feed, FeedItem, Page, Position, StoreError, TopicPosition},
 };
 
 /// How long a repair that failed waits before it asks again.
@@ -71,6 +71,7 @@ struct Lane {
 
 impl Lane {
     async fn contact(&mut self) {
+        let mut attempts = 0_u32;
         loop {
             match self.shared.store.position(&[]).await {
                 Ok(position) => {
@@ -78,12 +79,18 @@ impl Lane {
                     let mut frontier = self.shared.frontier.lock();
                     frontier.born = position.born;
                     frontier.id = self.frontier;
+                    drop(frontier);
+                    self.shared.moved.notify_waiters();
                     return;
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "waiting for the store");
+                    attempts += 1;
+                    // That a connection takes a moment is nothing to warn of; that it takes longer is said now and then.
+                    if attempts % 50 == 5 {
+                        tracing::warn!(%error, "waiting for the store");
+                    }
                     tokio::select! {
-                        () = time::sleep(RETRY) => {}
+                        () = time::sleep(if attempts < 5 { RETRY / 20 } else { RETRY }) => {}
                         () = self.shared.stop.cancelled() => return,
                     }
                 }
@@ -213,6 +220,9 @@ impl Lane {
                 }
             }
         }
+        // A topic that was given up while it was suspect is nobody's concern: its join may never be answered.
+        let registry = &self.shared.registry;
+        self.suspect.retain(|topic| registry.find(topic).is_some());
         self.advance(position.last);
     }
 
@@ -270,11 +280,7 @@ impl Lane {
         }
         let mut late = false;
         loop {
-            let page = self
-                .shared
-                .store
-                .read(&log.topic, head, PAGE_EVENTS)
-                .await?;
+            let page = self.page(log, head).await?;
             let Some(first) = page.events.first() else {
                 break;
             };
@@ -312,6 +318,21 @@ impl Lane {
         }
         self.append_end(log, stand);
         Ok(())
+    }
+
+    /// A page of the log that the lane knows. Another one, born since the position that this repair began with, says nothing
+    /// about it: the next position will tell.
+    async fn page(&self, log: &TopicLog, after: EventId) -> Result<Page, StoreError> {
+        let page = self
+            .shared
+            .store
+            .read(&log.topic, after, PAGE_EVENTS)
+            .await?;
+        if page.born == self.shared.frontier().born {
+            Ok(page)
+        } else {
+            Err(StoreError::Unavailable("the log was born again".into()))
+        }
     }
 
     /// Appends what was read from the store.
@@ -371,11 +392,7 @@ impl Lane {
         let mut theirs: Vec<Arc<Event>> = Vec::new();
         loop {
             let after = theirs.last().map_or(floor, |event| event.id);
-            let page = self
-                .shared
-                .store
-                .read(&log.topic, after, PAGE_EVENTS)
-                .await?;
+            let page = self.page(log, after).await?;
             let all = page.events.len();
             let known = page.events.into_iter();
             let before = theirs.len();

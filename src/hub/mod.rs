@@ -80,6 +80,8 @@ struct Shared {
     moved: Notify,
     /// Bytes of all tails.
     tail_bytes: AtomicU64,
+    /// Bytes of all pages on shelves, and in the hands of streams.
+    shelf_bytes: Arc<AtomicU64>,
     counters: HubCounters,
     started: Instant,
     tasks: TaskTracker,
@@ -155,6 +157,7 @@ impl Hub {
             frontier: Mutex::new(frontier),
             moved: Notify::new(),
             tail_bytes: AtomicU64::new(0),
+            shelf_bytes: Arc::default(),
             counters: HubCounters::default(),
             started: Instant::now(),
             tasks: TaskTracker::new(),
@@ -173,6 +176,17 @@ impl Hub {
     /// Whether the store has been seen at least once.
     pub fn ready(&self) -> bool {
         self.shared.frontier.lock().born != EventId::ZERO
+    }
+
+    /// Waits until the store has been seen.
+    pub async fn begun(&self) {
+        loop {
+            let moved = self.shared.moved.notified();
+            if self.ready() {
+                return;
+            }
+            moved.await;
+        }
     }
 
     /// What it counts.
@@ -246,6 +260,12 @@ impl Shared {
 
     /// Waits until the frontier has reached `id`.
     async fn reach(&self, id: EventId) -> Result<(), StoreError> {
+        let frontier = self.frontier().id;
+        if frontier >= id {
+            return Ok(());
+        }
+        // The feed may have nothing to say for a while: asked for its position, it says at once how far it is.
+        self.store.join(Vec::new(), frontier);
         let reached = async {
             loop {
                 let moved = self.moved.notified();

@@ -2,7 +2,7 @@
 //!
 //! The verdict is made before the first byte is sent, because the response head states it.
 
-use std::{future::poll_fn, sync::Arc, task::Poll};
+use std::{future::poll_fn, sync::Arc, task::Poll, time::Duration};
 
 use super::{
     Hub, Shared,
@@ -14,6 +14,9 @@ use crate::{
     log::{Gap, GapReason, Replay, Start, Tail},
     store::{Position, StoreError},
 };
+
+/// How long a new stream waits for a store that is known to be away: it may be back in a moment.
+const AWAY: Duration = Duration::from_millis(500);
 
 /// What a new subscriber is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,8 +87,13 @@ impl Hub {
         let followed = shared.follow(topics)?;
         let mut subscriber = Subscriber::new(shared.clone(), followed);
         let plan = loop {
-            let joined =
-                tokio::time::timeout(shared.config.join_timeout, subscriber.joined()).await;
+            let patience = shared.config.join_timeout;
+            let patience = if shared.store.away() {
+                patience.min(AWAY)
+            } else {
+                patience
+            };
+            let joined = tokio::time::timeout(patience, subscriber.joined()).await;
             joined.map_err(|_| StoreError::Unavailable("it did not answer in time".into()))?;
             if let Some(last) = shared.store.last() {
                 shared.reach(last).await?;
@@ -97,7 +105,15 @@ impl Hub {
                 break plan;
             }
         };
-        subscriber.begin(plan.cursor, &plan.anywhere, plan.tells_live);
+        let excused = if plan.anywhere.is_empty() {
+            EventId::ZERO
+        } else {
+            // What is published from here on is not excused.
+            let position = shared.store.position(&[]).await;
+            let frontier = shared.frontier().id;
+            position.map_or(frontier, |position| position.last.max(frontier))
+        };
+        subscriber.begin(plan.cursor, &plan.anywhere, excused, plan.tells_live);
         let ended = subscriber.ended();
         Ok((
             subscriber,

@@ -6,8 +6,12 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     task::Waker,
+    time::Duration,
 };
 
 use tokio::time::Instant;
@@ -23,8 +27,14 @@ use crate::{
 pub(super) const PAGE_EVENTS: usize = 256;
 /// Pages of one topic that stay on the shelf.
 const PAGES: usize = 8;
-/// How long a page stays.
-const KEEP: std::time::Duration = std::time::Duration::from_secs(2);
+/// How long a page stays, so that others find it.
+const KEEP: Duration = Duration::from_secs(2);
+/// How long it stays while all pages together are over [`TOTAL_BYTES`].
+const KEEP_WHEN_FULL: Duration = Duration::from_millis(100);
+/// Bytes of the pages of all topics; beyond it the next read waits until some are gone.
+const TOTAL_BYTES: u64 = 64 * 1024 * 1024;
+/// How often it looks whether they are.
+const FULL: Duration = Duration::from_millis(20);
 
 /// A stretch of a log: everything after `after`, up to and with its last frame.
 pub(super) struct HubPage {
@@ -34,6 +44,30 @@ pub(super) struct HubPage {
     /// The tail's floor before the page was read: an empty page says that nothing is left up to here.
     pub(super) floor: EventId,
     read_at: Instant,
+    _bytes: Counted,
+}
+
+/// Bytes that count as long as this lives.
+struct Counted {
+    bytes: u64,
+    total: Arc<AtomicU64>,
+}
+
+impl Counted {
+    fn new(bytes: usize, total: &Arc<AtomicU64>) -> Self {
+        let bytes = bytes as u64;
+        total.fetch_add(bytes, Ordering::Relaxed);
+        Self {
+            bytes,
+            total: total.clone(),
+        }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.total.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
 }
 
 impl HubPage {
@@ -71,10 +105,11 @@ impl Shelf {
         self.waiting.remove(&slot);
     }
 
-    /// Drops what is old. Returns whether anything is left to look after.
-    pub(super) fn tidy(&mut self, now: Instant) {
+    /// Drops what is old; sooner when there is too much of it.
+    pub(super) fn tidy(&mut self, now: Instant, full: bool) {
+        let keep = if full { KEEP_WHEN_FULL } else { KEEP };
         self.pages
-            .retain(|page| now.saturating_duration_since(page.read_at) < KEEP);
+            .retain(|page| now.saturating_duration_since(page.read_at) < keep);
         if self.pages.is_empty() && self.waiting.is_empty() {
             self.pages.shrink_to_fit();
             self.waiting.shrink_to_fit();
@@ -100,6 +135,11 @@ impl Shelf {
 }
 
 impl Shared {
+    /// Whether all shelves together hold as much as they may.
+    pub(super) fn shelves_full(&self) -> bool {
+        self.shelf_bytes.load(Ordering::Relaxed) >= TOTAL_BYTES
+    }
+
     /// The page after `cursor`, or a place in the queue for it. `slot` tells callers apart.
     pub(super) fn page(
         self: &Arc<Self>,
@@ -144,23 +184,42 @@ async fn fill(shared: Arc<Shared>, log: Arc<TopicLog>) {
             .tail
             .as_ref()
             .map_or(EventId::ZERO, crate::log::Tail::floor);
+        while shared.shelves_full() {
+            log.shelf.lock().tidy(Instant::now(), true);
+            tokio::select! {
+                () = tokio::time::sleep(FULL) => {}
+                () = shared.stop.cancelled() => return,
+            }
+        }
         let read = tokio::select! {
             read = shared.store.read(&log.topic, after, PAGE_EVENTS) => read,
             () = shared.stop.cancelled() => return,
         };
         shared.counters.pages.fetch_add(1, Ordering::Relaxed);
+        // A page of another log than the lane knows proves nothing: the lane will hear of it in a moment.
+        let read = read.and_then(|page| {
+            if page.born == shared.frontier().born {
+                Ok(page)
+            } else {
+                Err(StoreError::Unavailable("the log was born again".into()))
+            }
+        });
         match read {
             Ok(page) => {
+                let proof = page.proof();
+                let frames: Vec<Arc<Frame>> = page
+                    .events
+                    .into_iter()
+                    .map(|event| Arc::new(Frame::new(event, 0)))
+                    .collect();
+                let bytes = frames.iter().map(|frame| frame.wire_bytes()).sum();
                 let page = Arc::new(HubPage {
                     after,
-                    proof: page.proof(),
-                    frames: page
-                        .events
-                        .into_iter()
-                        .map(|event| Arc::new(Frame::new(event, 0)))
-                        .collect(),
+                    proof,
+                    frames,
                     floor,
                     read_at: Instant::now(),
+                    _bytes: Counted::new(bytes, &shared.shelf_bytes),
                 });
                 let mut shelf = log.shelf.lock();
                 shelf.failed = None;
@@ -190,7 +249,7 @@ async fn fill(shared: Arc<Shared>, log: Arc<TopicLog>) {
                     }
                 }
                 tokio::select! {
-                    () = tokio::time::sleep(std::time::Duration::from_millis(250)) => {}
+                    () = tokio::time::sleep(Duration::from_millis(250)) => {}
                     () = shared.stop.cancelled() => return,
                 }
             }

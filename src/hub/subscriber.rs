@@ -45,8 +45,8 @@ pub(super) struct Followed {
     slot: Option<usize>,
     /// Nothing of this topic is left to say up to here, though the common cursor may be behind it.
     passed: EventId,
-    /// The first entry that is found is the beginning, whatever came before it.
-    begins_anywhere: bool,
+    /// Whatever is missing up to here, before the first entry that is found, was not asked for or was told already.
+    excused: EventId,
     end_told: bool,
     lost_told: u32,
 }
@@ -57,7 +57,7 @@ impl Followed {
             log,
             slot: None,
             passed: EventId::ZERO,
-            begins_anywhere: false,
+            excused: EventId::ZERO,
             end_told: false,
             lost_told: 0,
         }
@@ -99,43 +99,50 @@ impl Followed {
             if let Some(end) = tail.end().filter(|_| !self.end_told) {
                 merge.barrier(end, at);
             }
-            let from = cursor.max(self.passed);
-            if let Some(after) = tail.after(from) {
-                self.begins_anywhere = false;
+            let place = cursor.max(self.passed);
+            if let Some(after) = tail.after(place) {
+                self.excused = EventId::ZERO;
                 // A tail has no hole from its floor on, so there is nothing to check in it.
                 merge.run(after, false);
                 return Look::Done;
             }
             let floor = tail.floor();
             drop(state);
-            let Shelved::Page(page) = shared.page(&self.log, from, self.slot(), cx.waker()) else {
+            let Shelved::Page(page) = shared.page(&self.log, place, self.slot(), cx.waker()) else {
                 return Look::Wait;
             };
-            let begins_anywhere = std::mem::take(&mut self.begins_anywhere);
-            let rest = &page.frames[page.frames.partition_point(|frame| frame.id() <= from)..];
+            // Only once: what is missing after the first entry is missing.
+            let excused = std::mem::take(&mut self.excused);
+            let from = place.max(excused);
+            let rest = &page.frames[page.frames.partition_point(|frame| frame.id() <= place)..];
             let Some(first) = rest.first() else {
                 // The store has nothing left of what the tail no longer holds; from its floor on the tail knows again.
                 self.passed = page.floor;
-                if !begins_anywhere {
-                    // The entry at the floor is gone. If the store knows nothing of it, it has lost its log, which the lane
-                    // is about to find out.
-                    let reason = page.proof.missing(from).unwrap_or(GapReason::Lost);
-                    return Look::Say(Read::Gap(self.gap(reason)));
+                if page.floor > from {
+                    match page.proof.missing(from) {
+                        None if excused > EventId::ZERO => {}
+                        // The entry at the floor is gone. If the store knows nothing of it, it has lost its log, which the
+                        // lane is about to find out.
+                        reason => {
+                            let reason = reason.unwrap_or(GapReason::Lost);
+                            return Look::Say(Read::Gap(self.gap(reason)));
+                        }
+                    }
                 }
                 continue;
             };
-            if first.id() > floor && first.previous() < floor && !begins_anywhere {
+            if first.id() > floor && first.previous() < floor && floor > excused {
                 // The same, and new entries have been stored since.
                 self.passed = floor;
                 return Look::Say(Read::Gap(self.gap(GapReason::Lost)));
             }
-            if begins_anywhere {
-                self.passed = first.previous();
-            } else if first.previous() > from {
+            if first.previous() > place {
                 // Said at once: an event of another topic would take the cursor into the hole, and an older page of the shelf
                 // may still have a part of what is missing here.
                 self.passed = first.previous();
-                return Look::Say(Read::Gap(self.gap(GapReason::Retention)));
+                if first.previous() > excused {
+                    return Look::Say(Read::Gap(self.gap(GapReason::Retention)));
+                }
             }
             let holed = rest
                 .windows(2)
@@ -208,12 +215,21 @@ impl Subscriber {
         self.epoch
     }
 
-    /// Begins at `cursor`. What lies before the first entry of the topics in `anywhere` is of no concern, or has been told.
-    pub(super) fn begin(&mut self, cursor: EventId, anywhere: &[Topic], tells_live: bool) {
+    /// Begins at `cursor`. What is missing up to `excused` before the first entry of the topics in `anywhere` is of no concern,
+    /// or has been told.
+    pub(super) fn begin(
+        &mut self,
+        cursor: EventId,
+        anywhere: &[Topic],
+        excused: EventId,
+        tells_live: bool,
+    ) {
         self.cursor = cursor;
         self.live = !tells_live;
         for followed in &mut self.topics {
-            followed.begins_anywhere = anywhere.contains(&followed.log.topic);
+            if anywhere.contains(&followed.log.topic) {
+                followed.excused = excused;
+            }
         }
     }
 

@@ -53,6 +53,16 @@ impl RetentionRules {
             .map_or(self.default, |rule| rule.retention)
     }
 
+    /// What is kept of topics for which there is no rule.
+    pub fn default_rule(&self) -> Retention {
+        self.default
+    }
+
+    /// The rules for prefixes, the longest first.
+    pub fn prefix_rules(&self) -> &[RetentionRule] {
+        &self.rules
+    }
+
     /// The shortest age of all.
     pub fn shortest_age_ms(&self) -> u64 {
         self.ages().min().unwrap_or(self.default.age_ms)

@@ -21,8 +21,8 @@ use tokio::{
 };
 
 use super::{
-    Append, AppendError, Appended, Feed, FeedItem, Page, Position, Store, StoreError, StoreStats,
-    memory::MemoryStore,
+    Append, AppendError, Appended, Feed, FeedItem, Page, Position, ReplicaReport, Store,
+    StoreError, StoreStats, memory::MemoryStore,
 };
 use crate::{
     event::{Event, EventId, Topic},
@@ -318,6 +318,25 @@ impl Store for FaultyStore {
             .carry_out(async move { self.shared.inner.record_lost(topic, range).await })
             .map(|answer| answer?)
             .boxed()
+    }
+
+    fn delete<'a>(&'a self, topic: &'a Topic) -> BoxFuture<'a, Result<usize, StoreError>> {
+        self.shared
+            .carry_out(async { self.shared.inner.delete(topic).await })
+            .map(|answer| answer?)
+            .boxed()
+    }
+
+    fn announce<'a>(&'a self, report: &'a ReplicaReport) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.shared.inner.announce(report)
+    }
+
+    fn retire<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.shared.inner.retire(id)
+    }
+
+    fn replicas(&self) -> BoxFuture<'_, Result<Vec<ReplicaReport>, StoreError>> {
+        self.shared.inner.replicas()
     }
 
     fn feed(&self) -> Box<dyn Feed> {

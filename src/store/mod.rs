@@ -18,15 +18,20 @@ pub mod contract;
 #[doc(hidden)]
 pub mod faulty;
 pub mod memory;
+pub mod redis;
+mod replica;
 
 use std::{sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
+pub use replica::ReplicaReport;
+
 use crate::{
     event::{Event, EventId, EventType, Topic},
     log::{LostRange, Proof},
+    telemetry::Latencies,
 };
 
 /// A home of the log.
@@ -53,7 +58,7 @@ pub trait Store: Send + Sync + 'static {
     ) -> BoxFuture<'a, Result<Vec<EventId>, StoreError>>;
 
     /// Asks for the entries of `topics` in the feed; [`FeedItem::Joined`] answers there. Asking again is no mistake: it is
-    /// how a hole is closed. Ids given from then on lie above `seen`.
+    /// how a hole is closed. Ids given from then on lie above `seen`. No topics: only the position is asked for.
     fn join(&self, topics: Vec<Topic>, seen: EventId);
 
     /// Wants no more entries of `topics`. Some may still come.
@@ -65,6 +70,10 @@ pub trait Store: Send + Sync + 'static {
         topic: &'a Topic,
         range: LostRange,
     ) -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// Takes every event of `topic`, and says how many there were. Its last id and its end stay, so that cursors are judged
+    /// truthfully; the feed tells every replica by [`FeedItem::Trimmed`].
+    fn delete<'a>(&'a self, topic: &'a Topic) -> BoxFuture<'a, Result<usize, StoreError>>;
 
     /// The feed, for the one hub of this replica.
     ///
@@ -78,12 +87,36 @@ pub trait Store: Send + Sync + 'static {
     /// Whether the store answers, and how fast.
     fn ping(&self) -> BoxFuture<'_, Result<Duration, StoreError>>;
 
+    /// Whether it is known that the store cannot be reached at the moment.
+    fn away(&self) -> bool {
+        false
+    }
+
+    /// What an operator should mend though the store works.
+    fn warnings(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Says to the other replicas what this one is. It counts for a few seconds: whoever dies is forgotten.
+    fn announce<'a>(&'a self, report: &'a ReplicaReport) -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// This replica ends.
+    fn retire<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// What every live replica last said of itself.
+    fn replicas(&self) -> BoxFuture<'_, Result<Vec<ReplicaReport>, StoreError>>;
+
     /// What it holds, where that is known without asking.
     fn stats(&self) -> StoreStats;
 
     /// The greatest id ever given, where that is known without asking: new streams then wait until the hub has seen it, and
     /// are told exactly what the store would say.
     fn last(&self) -> Option<EventId> {
+        None
+    }
+
+    /// How long its commands take, where there are commands.
+    fn latency(&self) -> Option<Latencies> {
         None
     }
 
@@ -104,7 +137,7 @@ pub enum FeedItem {
     Event(Arc<Event>, Instant),
     /// Every entry of the joined topics up to this id has been handed over.
     Frontier(EventId),
-    /// From this position on the entries of these topics are handed over.
+    /// From this position on the entries of these topics are handed over. No topics: this is where the log stands.
     Joined(Vec<Topic>, Box<Position>),
     /// The store no longer has the entries of this topic up to this id: nothing in memory may go on proving them.
     Trimmed(Topic, EventId),
@@ -207,6 +240,8 @@ pub struct Page {
     pub topic: TopicPosition,
     /// As [`Position::horizon`].
     pub horizon: EventId,
+    /// As [`Position::born`]: of which log it is a page.
+    pub born: EventId,
 }
 
 impl Page {
@@ -234,4 +269,22 @@ pub struct StoreStats {
     pub idempotency_keys: usize,
     /// Entries of the feed that wait for the hub.
     pub feed_backlog: usize,
+    /// Their bytes.
+    pub feed_backlog_bytes: usize,
+    /// Times that something was passed over because it was not written by the gateway's rules.
+    pub entries_skipped: u64,
+    /// What only a Redis store has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub redis: Option<RedisStats>,
+}
+
+/// How the Redis store fares.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct RedisStats {
+    /// Whether the feed is open.
+    pub up: bool,
+    /// Connections opened.
+    pub connects: u64,
+    /// Commands answered, without those of the feed.
+    pub commands: u64,
 }

@@ -3,7 +3,7 @@
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{
-        counter::Counter,
+        counter::{ConstCounter, Counter},
         family::Family,
         gauge::{ConstGauge, Gauge},
         histogram::Histogram,
@@ -11,7 +11,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use super::{CloseReason, histogram::Latencies, process::ProcessStats};
+use super::{CloseReason, Latencies, ProcessStats};
 
 /// Seconds: from a refusal in microseconds to a publish that waited for its store.
 const REQUEST_BOUNDS: [f64; 11] = [
@@ -95,13 +95,19 @@ pub struct Snapshot {
     pub ready: bool,
     /// Holes, cuts, forks, resets, pages: since the start.
     pub hub: [u64; 5],
-    /// Topics, events, bytes, idempotency keys, feed backlog of the store.
-    pub store: [usize; 5],
+    /// What waits of the store's feed: entries, bytes.
+    pub backlog: [usize; 2],
+    /// Times that something in the store was passed over.
+    pub skipped: u64,
+    /// Topics, events, bytes, idempotency keys; of a store that knows.
+    pub holds: Option<[usize; 4]>,
+    /// Whether it can be reached, connections opened, commands answered; where the store is Redis.
+    pub redis: Option<[u64; 3]>,
 }
 
 impl Metrics {
     /// All families at zero.
-    pub fn new(store: &'static str) -> Self {
+    pub fn new(store: &'static str, commands: Option<Latencies>) -> Self {
         let mut registry = Registry::default();
         let requests =
             Family::<RequestLabels, Histogram, fn() -> Histogram>::new_with_constructor(|| {
@@ -149,6 +155,14 @@ impl Metrics {
             Unit::Seconds,
             latency.clone(),
         );
+        if let Some(commands) = commands {
+            r.register_with_unit(
+                "redis_command_duration",
+                "From sending a command to Redis to its reply, without those of the feed",
+                Unit::Seconds,
+                commands,
+            );
+        }
         let resumes: Family<VerdictLabels, Counter> = Family::default();
         for verdict in ["none", "complete", "gap"] {
             let _ = resumes.get_or_create_owned(&VerdictLabels { verdict });
@@ -284,12 +298,20 @@ impl Snapshot {
             ("store_pages", "Pages read from the store"),
         ];
         for ((name, help), value) in names.into_iter().zip(self.hub) {
-            r.register(
-                name,
-                help,
-                prometheus_client::metrics::counter::ConstCounter::new(value),
-            );
+            r.register(name, help, ConstCounter::new(value));
         }
+        let names = [
+            ("feed_backlog", "Entries of the feed that wait for the hub"),
+            ("feed_backlog_bytes", "Their bytes"),
+        ];
+        for ((name, help), value) in names.into_iter().zip(self.backlog) {
+            r.register(name, help, count(value));
+        }
+        r.register(
+            "store_entries_skipped",
+            "Times that something in the store was passed over because the rules do not allow it",
+            ConstCounter::new(self.skipped),
+        );
         let names = [
             ("store_topics", "Topics that the store remembers"),
             ("store_events", "Events that the store retains"),
@@ -298,10 +320,26 @@ impl Snapshot {
                 "store_idempotency_keys",
                 "Idempotency keys that are remembered",
             ),
-            ("feed_backlog", "Entries of the feed that wait for the hub"),
         ];
-        for ((name, help), value) in names.into_iter().zip(self.store) {
+        for ((name, help), value) in names.into_iter().zip(self.holds.into_iter().flatten()) {
             r.register(name, help, count(value));
+        }
+        if let Some([up, connects, commands]) = self.redis {
+            r.register(
+                "redis_up",
+                "Whether the feed from Redis is open",
+                ConstGauge::new(i64::from(up > 0)),
+            );
+            r.register(
+                "redis_connects",
+                "Connections to Redis that were opened",
+                ConstCounter::new(connects),
+            );
+            r.register(
+                "redis_commands",
+                "Commands that Redis answered, without those of the feed",
+                ConstCounter::new(commands),
+            );
         }
     }
 }

@@ -8,5 +8,6 @@ mod process;
 pub mod tracing;
 
 pub use close_reason::CloseReason;
+pub use histogram::Latencies;
 pub use metrics::Metrics;
 pub use process::{ProcessStats, begin};

@@ -3,9 +3,11 @@
 //! Every wait is bounded and says what was awaited. Nothing is tried twice: what cannot be awaited as bytes on a socket
 //! (the gateway has noticed that a client left) is awaited as a state by [`eventually`].
 
+mod chaos_proxy;
 mod gateway;
 mod h2_client;
 mod http;
+mod redis_server;
 mod sse_client;
 
 use std::{fmt::Display, time::Duration};
@@ -13,9 +15,11 @@ use std::{fmt::Display, time::Duration};
 use tidegate::event::EventId;
 use tokio::time::{Instant, sleep, timeout};
 
+pub(crate) use chaos_proxy::{Aim, ChaosProxy, Way};
 pub(crate) use gateway::{Exit, Gateway, Settings};
 pub(crate) use h2_client::H2Client;
 pub(crate) use http::{Chunks, Connection, Request, Response};
+pub(crate) use redis_server::{Fsync, RedisConnection, RedisServer, Value};
 pub(crate) use sse_client::{Published, Subscriber, Subscription};
 
 /// How long anything may take that should come at once.

@@ -6,6 +6,10 @@ mod connects;
 mod fanout;
 mod idle;
 mod latency;
+mod redis_fanout;
+mod redis_memory;
+mod redis_publish;
+mod redis_storm;
 mod replay;
 mod resume;
 mod saturated;
@@ -13,11 +17,12 @@ mod stuck;
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use crate::figures::{float, ratio, whole};
 use crate::machine::Cores;
 use crate::publisher::Plan;
+use crate::redis::RedisServer;
 use crate::report::{Goal, Report, Sample};
 use crate::scale::Scale;
 use crate::stage::{Stage, Window};
@@ -52,6 +57,14 @@ pub(crate) enum Scenario {
     Stuck,
     /// Connects and drops of every kind.
     Churn,
+    /// Publishes through Redis, beside a plain XADD.
+    RedisPublish,
+    /// A replica is killed, and everybody comes back to another one.
+    RedisStorm,
+    /// The same streams on several replicas as on one.
+    RedisFanout,
+    /// What topics, events and keys take of the memory of Redis.
+    RedisMemory,
 }
 
 /// What all scenarios share.
@@ -80,7 +93,19 @@ impl Scenario {
             Self::Replay => replay::run(context, report),
             Self::Stuck => stuck::run(context, report),
             Self::Churn => churn::run(context, report),
+            Self::RedisPublish => redis_publish::run(context, report),
+            Self::RedisStorm => redis_storm::run(context, report),
+            Self::RedisFanout => redis_fanout::run(context, report),
+            Self::RedisMemory => redis_memory::run(context, report),
         }
+    }
+
+    /// Whether it starts a Redis.
+    pub(crate) fn needs_redis(self) -> bool {
+        matches!(
+            self,
+            Self::RedisPublish | Self::RedisStorm | Self::RedisFanout | Self::RedisMemory
+        )
     }
 }
 
@@ -95,9 +120,22 @@ impl Context {
         Stage::new(Server::start(
             target,
             &self.gateway,
-            self.cores.server,
+            &[self.cores.server],
             settings,
         )?)
+    }
+
+    /// A gateway whose log lives in this Redis.
+    fn replica(&self, redis: &RedisServer, cores: &[usize], settings: Settings) -> Result<Server> {
+        ensure!(
+            self.tested == Target::Gateway,
+            "with Redis only the gateway can be measured: the floor has no use for it"
+        );
+        let settings = Settings {
+            redis_url: Some(redis.url()),
+            ..settings
+        };
+        Server::start(Target::Gateway, &self.gateway, cores, &settings)
     }
 
     /// Measures both, in an order that changes with the round: what drifts, drifts for both.

@@ -96,7 +96,7 @@ impl Log {
             config,
             born,
             last: born,
-            horizon: EventId::ZERO,
+            horizon: born,
             topics: HashMap::new(),
             oldest: BTreeMap::new(),
             tidied: EventId::ZERO,
@@ -301,6 +301,17 @@ impl Log {
         trimmed
     }
 
+    /// Takes every event of a topic and returns how many there were.
+    pub(super) fn delete(&mut self, topic: &Topic) -> usize {
+        let mut count = 0;
+        let mut through = None;
+        while let Some(id) = self.pop(topic) {
+            (count, through) = (count + 1, Some(id));
+        }
+        self.tell_trimmed(topic.clone(), through);
+        count
+    }
+
     /// Lets the hub know, so that its tail does not go on proving what the log no longer holds.
     pub(super) fn tell_trimmed(&mut self, topic: Topic, through: Option<EventId>) {
         if let Some(through) = through
@@ -403,7 +414,8 @@ impl Log {
         self.topics
             .get(topic)
             .map_or_else(TopicPosition::default, |entry| TopicPosition {
-                last: (entry.last != EventId::ZERO).then_some(entry.last),
+                // A topic without events begins at the birth.
+                last: (entry.last > self.born).then_some(entry.last),
                 end: entry.end,
                 lost: entry.lost.clone(),
             })
@@ -436,6 +448,7 @@ impl Log {
             more: to < all,
             topic: self.topic_position(topic),
             horizon: self.horizon,
+            born: self.born,
         }
     }
 }

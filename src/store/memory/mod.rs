@@ -20,7 +20,8 @@ use tokio::{sync::Notify, time::Instant};
 
 use self::log::{EVENT_OVERHEAD, Log, TopicLog};
 use super::{
-    Append, AppendError, Appended, Feed, FeedItem, Page, Position, Store, StoreError, StoreStats,
+    Append, AppendError, Appended, Feed, FeedItem, Page, Position, ReplicaReport, Store,
+    StoreError, StoreStats,
 };
 use crate::{
     event::{Event, EventId, Topic},
@@ -57,6 +58,8 @@ struct Shared {
     filled: Notify,
     /// The queue was taken.
     drained: Notify,
+    /// What the only replica of this store says of itself.
+    report: Mutex<Option<ReplicaReport>>,
 }
 
 impl MemoryStore {
@@ -75,6 +78,7 @@ impl MemoryStore {
                 clock,
                 filled: Notify::new(),
                 drained: Notify::new(),
+                report: Mutex::new(None),
             }),
         }
     }
@@ -84,7 +88,7 @@ impl MemoryStore {
         let log = &mut *self.shared.log.lock();
         log.born = log.last.next().max(EventId::new((self.shared.clock)(), 0));
         log.last = log.born;
-        log.horizon = EventId::ZERO;
+        log.horizon = log.born;
         log.topics.clear();
         log.oldest.clear();
         log.idle.clear();
@@ -247,6 +251,27 @@ impl Store for MemoryStore {
         std::future::ready(Ok(())).boxed()
     }
 
+    fn delete<'a>(&'a self, topic: &'a Topic) -> BoxFuture<'a, Result<usize, StoreError>> {
+        let count = self.shared.log.lock().delete(topic);
+        self.shared.filled.notify_one();
+        std::future::ready(Ok(count)).boxed()
+    }
+
+    fn announce<'a>(&'a self, report: &'a ReplicaReport) -> BoxFuture<'a, Result<(), StoreError>> {
+        *self.shared.report.lock() = Some(report.clone());
+        std::future::ready(Ok(())).boxed()
+    }
+
+    fn retire<'a>(&'a self, _id: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
+        *self.shared.report.lock() = None;
+        std::future::ready(Ok(())).boxed()
+    }
+
+    fn replicas(&self) -> BoxFuture<'_, Result<Vec<ReplicaReport>, StoreError>> {
+        let report = self.shared.report.lock().clone();
+        std::future::ready(Ok(report.into_iter().collect())).boxed()
+    }
+
     fn feed(&self) -> Box<dyn Feed> {
         let mut log = self.shared.log.lock();
         assert!(
@@ -277,6 +302,7 @@ impl Store for MemoryStore {
             bytes: log.bytes,
             idempotency_keys: log.keys.len(),
             feed_backlog: log.queue.len(),
+            ..StoreStats::default()
         }
     }
 

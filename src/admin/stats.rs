@@ -1,0 +1,80 @@
+//! `GET /stats`: the metrics at a glance, as JSON, of this replica or of all.
+
+use std::sync::Arc;
+
+use http::{Response, StatusCode};
+use serde_json::{Value, json};
+
+use crate::{
+    http::{
+        app::App,
+        body::Body,
+        health,
+        problem::{Code, Problem},
+        query::Query,
+    },
+    store::ReplicaReport,
+    telemetry::ProcessStats,
+};
+
+/// `scope=replica`, which is the default, or `scope=cluster`.
+pub(crate) async fn stats(app: &Arc<App>, query: Option<&str>) -> Result<Response<Body>, Problem> {
+    let query = Query::parse(query)?;
+    let value = match query.first("scope") {
+        None | Some("replica") => replica(app),
+        Some("cluster") => cluster(app).await?,
+        Some(_) => {
+            return Err(Problem::new(
+                Code::QueryInvalid,
+                "scope is replica, which is the default, or cluster",
+            ));
+        }
+    };
+    Ok(health::json(StatusCode::OK, &value))
+}
+
+fn replica(app: &App) -> Value {
+    let (hub, process, metrics) = (app.hub.stats(), ProcessStats::read(), &app.metrics);
+    json!({
+        "replica": app.replica(),
+        "uptime": app.started.elapsed().as_secs_f64(),
+        "connections": {
+            "active_connections": app.streams.len(),
+            "limit": app.config.limits.connections,
+            "tcp": metrics.tcp_connections.get(),
+            "lagging": metrics.lagging.get(),
+        },
+        "topics": { "followed": hub.topics },
+        "messages": {
+            "published": metrics.published.get(),
+            "published_bytes": metrics.published_bytes.get(),
+            "delivered": metrics.delivered.get(),
+            "delivered_bytes": metrics.delivered_bytes.get(),
+        },
+        "hub": hub,
+        "store": { "kind": app.hub.store().kind(), "holds": app.hub.store().stats() },
+        "memory": { "resident_bytes": process.resident_bytes, "tail_bytes": hub.tail_bytes },
+        "process": process,
+    })
+}
+
+/// The sum over every live replica. The others say how they fare once a second, this one is as it is now.
+async fn cluster(app: &App) -> Result<Value, Problem> {
+    let mut replicas = app.hub.store().replicas().await?;
+    let own = app.report();
+    replicas.retain(|replica| replica.id != own.id);
+    replicas.push(own);
+    replicas.sort_by(|a, b| (&a.started, &a.id).cmp(&(&b.started, &b.id)));
+    let sum = |field: fn(&ReplicaReport) -> u64| replicas.iter().map(field).sum::<u64>();
+    Ok(json!({
+        "scope": "cluster",
+        "connections": { "active_connections": sum(|replica| replica.connections) },
+        "messages": {
+            "published": sum(|replica| replica.published),
+            "published_bytes": sum(|replica| replica.published_bytes),
+            "delivered": sum(|replica| replica.delivered),
+            "delivered_bytes": sum(|replica| replica.delivered_bytes),
+        },
+        "replicas": replicas,
+    }))
+}

@@ -1,0 +1,457 @@
+//! The settings of Redis, and how the store is chosen by them.
+
+use std::{collections::BTreeMap, net::Ipv6Addr, path::PathBuf};
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{ConfigError, Secret};
+use crate::store::redis::{RedisTls, RedisUrl};
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(
+    missing_docs,
+    reason = "each setting is documented in config/defaults.yaml, which is its reference"
+)]
+pub struct RedisSettings {
+    pub url: Option<RedisUrl>,
+    pub username: Option<String>,
+    pub password: Option<Secret>,
+    pub prefix: String,
+    pub wait_replicas: usize,
+    pub tls: RedisTlsSettings,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "as above")]
+pub struct RedisTlsSettings {
+    pub ca: Option<PathBuf>,
+    pub certificate: Option<PathBuf>,
+    pub key: Option<PathBuf>,
+}
+
+impl RedisSettings {
+    /// The URL with the credentials that stand beside it, which win.
+    pub(super) fn server(&self) -> Option<RedisUrl> {
+        let password = self.password.as_ref().map(|it| it.expose().to_owned());
+        let url = self.url.clone()?;
+        Some(url.with_credentials(self.username.clone(), password))
+    }
+
+    pub(super) fn tls(&self) -> RedisTls {
+        RedisTls {
+            ca: self.tls.ca.clone(),
+            certificate: self.tls.certificate.clone(),
+            key: self.tls.key.clone(),
+        }
+    }
+
+    /// The prefix stands in names of keys, before a hash tag in braces.
+    pub(super) fn prefix_is_plain(&self) -> bool {
+        let plain = |c: u8| c.is_ascii_alphanumeric() || b"-_.:".contains(&c);
+        (1..=64).contains(&self.prefix.len()) && self.prefix.bytes().all(plain)
+    }
+
+    /// The files for TLS were named, but the URL asks for none.
+    pub(super) fn tls_is_idle(&self) -> bool {
+        let files = [&self.tls.ca, &self.tls.certificate, &self.tls.key];
+        let named = files.into_iter().any(Option::is_some);
+        named && self.url.as_ref().is_some_and(|url| !url.tls())
+    }
+}
+
+/// What all sources together say of Redis: `REDIS_HOST` names a server where nothing gives a URL, and a URL makes Redis the
+/// store where none is named. `names` are those of the environment and of `.env`, the stronger first.
+pub(super) fn choose(
+    tree: &mut Value,
+    places: &mut BTreeMap<String, String>,
+    names: [&BTreeMap<String, String>; 2],
+    warnings: &mut Vec<String>,
+) -> Result<(), ConfigError> {
+    let name = |name: &str| {
+        let told = |names: &&BTreeMap<String, String>| names.get(name).cloned();
+        names.iter().filter_map(told).find(|it| !it.is_empty())
+    };
+    if tree["redis"]["url"].is_null()
+        && let Some(host) = name("REDIS_HOST")
+    {
+        tree["redis"]["url"] = Value::String(url_of(&host)?);
+        places.insert("redis.url".into(), "REDIS_HOST".into());
+        // What Kubernetes writes there, tcp://…, is not addressed to us. A number is, by somebody who thinks that it is read.
+        if let Some(port) = name("REDIS_PORT")
+            && port.bytes().all(|byte| byte.is_ascii_digit())
+            && !host.contains(':')
+        {
+            warnings.push(format!(
+                "REDIS_PORT is not read: write REDIS_HOST=host:{port}"
+            ));
+        }
+    }
+    if !tree["redis"]["url"].is_null() && !places.contains_key("store") {
+        tree["store"] = "redis".into();
+    }
+    Ok(())
+}
+
+fn url_of(host: &str) -> Result<String, ConfigError> {
+    if host.parse::<Ipv6Addr>().is_ok() {
+        return Ok(format!("redis://[{host}]"));
+    }
+    if host.contains(['/', '@', '?', '#']) {
+        // Not repeated: it may be a URL with a password.
+        return Err(ConfigError::Value {
+            place: "REDIS_HOST".into(),
+            key: "redis.url".into(),
+            message: "host or host:port was expected; a URL is given as REDIS_URL".into(),
+        });
+    }
+    Ok(format!("redis://{host}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, time::Duration};
+
+    use super::*;
+    use crate::config::{Config, Sources, StoreKind};
+
+    fn names(names: &[(&str, &str)]) -> BTreeMap<String, String> {
+        let owned = |&(name, value): &(&str, &str)| (name.to_owned(), value.to_owned());
+        names.iter().map(owned).collect()
+    }
+
+    fn load(environment: &[(&str, &str)], yaml: &str) -> Result<Config, ConfigError> {
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        fs::write(file.path(), yaml).expect("written");
+        Config::load(&Sources {
+            file: Some(file.path().to_owned()),
+            environment: names(environment),
+            ..Sources::default()
+        })
+    }
+
+    fn valid(environment: &[(&str, &str)], yaml: &str) -> Config {
+        load(environment, yaml).expect("valid")
+    }
+
+    fn refused(environment: &[(&str, &str)], yaml: &str) -> String {
+        load(environment, yaml).expect_err("refused").to_string()
+    }
+
+    fn url(config: &Config) -> String {
+        let url = config.redis.url.as_ref();
+        url.map_or_else(|| "none".to_owned(), ToString::to_string)
+    }
+
+    #[test]
+    fn the_store_is_redis_where_there_is_a_url_and_no_other_word() {
+        let kind = |environment: &[(&str, &str)], yaml| {
+            let config = valid(environment, yaml);
+            (config.store, config.warnings.len())
+        };
+        let url = ("REDIS_URL", "redis://cache");
+        assert_eq!(kind(&[], ""), (StoreKind::Memory, 0));
+        assert_eq!(kind(&[url], ""), (StoreKind::Redis, 0));
+        assert_eq!(kind(&[url], "store:"), (StoreKind::Redis, 0));
+        assert_eq!(
+            kind(&[], "redis: {url: redis://cache}"),
+            (StoreKind::Redis, 0)
+        );
+        assert_eq!(
+            kind(&[("REDIS_HOST", "cache")], "store: redis"),
+            (StoreKind::Redis, 0)
+        );
+        assert_eq!(kind(&[url], "store: memory"), (StoreKind::Memory, 1));
+        assert_eq!(
+            kind(&[url, ("TIDEGATE_STORE", "memory")], "store: redis"),
+            (StoreKind::Memory, 1)
+        );
+        let idle = valid(&[url], "store: memory");
+        assert!(
+            idle.warnings[0].contains("REDIS_URL"),
+            "{:?}",
+            idle.warnings
+        );
+        assert!(idle.redis().is_none());
+    }
+
+    #[test]
+    fn a_redis_store_without_a_url_is_told_how_to_get_one() {
+        let error = refused(&[("REDIS_URL", "")], "store: redis");
+        for way in ["store: ", "redis.url", "REDIS_URL=", "REDIS_HOST="] {
+            assert!(error.contains(way), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_later_url_wins() {
+        let file = "redis: {url: redis://file}";
+        let alias = ("REDIS_URL", "redis://alias");
+        let own = ("TIDEGATE_REDIS__URL", "rediss://own:1/2");
+        assert_eq!(url(&valid(&[], file)), "redis://file:6379");
+        assert_eq!(url(&valid(&[alias], file)), "redis://alias:6379");
+        assert_eq!(url(&valid(&[alias, own], file)), "rediss://own:1/2");
+    }
+
+    #[test]
+    fn an_empty_url_is_none() {
+        assert_eq!(url(&valid(&[], "redis: {url: ''}")), "none");
+        assert_eq!(url(&valid(&[], "redis: {url: null}")), "none");
+        let nothing = [
+            ("REDIS_URL", ""),
+            ("REDIS_HOST", ""),
+            ("TIDEGATE_REDIS__URL", ""),
+        ];
+        assert_eq!(url(&valid(&nothing, "")), "none");
+        assert_eq!(valid(&nothing, "").store, StoreKind::Memory);
+        let given = valid(&nothing, "redis: {url: redis://cache}");
+        assert_eq!(url(&given), "redis://cache:6379");
+    }
+
+    #[test]
+    fn a_host_is_a_url_where_there_is_none() {
+        let of = |host| url(&valid(&[("REDIS_HOST", host)], ""));
+        assert_eq!(of("cache"), "redis://cache:6379");
+        assert_eq!(of("10.0.0.1:7000"), "redis://10.0.0.1:7000");
+        assert_eq!(of("::1"), "redis://[::1]:6379");
+        assert_eq!(of("[::1]:7000"), "redis://[::1]:7000");
+        let host = ("REDIS_HOST", "host");
+        let given = valid(&[host, ("REDIS_URL", "redis://url")], "");
+        assert_eq!(url(&given), "redis://url:6379");
+        let given = valid(&[host], "redis: {url: redis://file}");
+        assert_eq!(url(&given), "redis://file:6379");
+    }
+
+    #[test]
+    fn a_host_in_a_file_of_names_gives_way_to_any_url_and_to_the_environment() {
+        let load = |environment: &[(&str, &str)]| {
+            let sources = Sources {
+                dotenv: names(&[("REDIS_HOST", "dotenv")]),
+                environment: names(environment),
+                ..Sources::default()
+            };
+            url(&Config::load(&sources).expect("valid"))
+        };
+        assert_eq!(load(&[]), "redis://dotenv:6379");
+        assert_eq!(load(&[("REDIS_HOST", "host")]), "redis://host:6379");
+        assert_eq!(load(&[("REDIS_HOST", "")]), "redis://dotenv:6379");
+        assert_eq!(load(&[("REDIS_URL", "redis://url")]), "redis://url:6379");
+    }
+
+    #[test]
+    fn a_host_that_is_more_than_that_is_refused() {
+        for host in ["redis://:s3cret@cache", ":s3cret@cache", "cache/0"] {
+            let error = refused(&[("REDIS_HOST", host)], "");
+            assert!(error.starts_with("REDIS_HOST: redis.url: "), "{error}");
+            assert!(!error.contains("s3cret") && error.contains("REDIS_URL"));
+        }
+        let error = refused(&[("REDIS_HOST", "cache:many")], "");
+        assert!(error.starts_with("REDIS_HOST: redis.url: the port"));
+    }
+
+    /// What Kubernetes says of a Service named `redis`, or `tidegate-redis`.
+    #[test]
+    fn links_to_a_service_name_no_server() {
+        let links = [
+            ("REDIS_SERVICE_HOST", "10.0.0.1"),
+            ("REDIS_SERVICE_PORT", "6379"),
+            ("REDIS_PORT", "tcp://10.0.0.1:6379"),
+            ("REDIS_PORT_6379_TCP", "tcp://10.0.0.1:6379"),
+            ("REDIS_PORT_6379_TCP_ADDR", "10.0.0.1"),
+            ("TIDEGATE_REDIS_SERVICE_HOST", "10.0.0.1"),
+            ("TIDEGATE_REDIS_PORT", "tcp://10.0.0.1:6379"),
+            ("TIDEGATE_REDIS_PORT_6379_TCP", "tcp://10.0.0.1:6379"),
+        ];
+        let config = valid(&links, "");
+        assert_eq!(
+            (config.store, url(&config)),
+            (StoreKind::Memory, "none".into())
+        );
+        let with_host = [&links[..], &[("REDIS_HOST", "redis")]].concat();
+        let config = valid(&with_host, "");
+        assert_eq!(url(&config), "redis://redis:6379");
+        assert!(config.warnings.is_empty(), "{:?}", config.warnings);
+        // A URL of a wrong kind in a setting is no link.
+        let error = refused(&[("TIDEGATE_REDIS__URL", "tcp://10.0.0.1:6379")], "");
+        assert!(
+            error.starts_with("TIDEGATE_REDIS__URL: redis.url: "),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_port_of_its_own_is_not_passed_over_silently() {
+        let warned = |host| {
+            let config = valid(&[("REDIS_HOST", host), ("REDIS_PORT", "7000")], "");
+            assert_eq!(url(&config), "redis://cache:6379");
+            config.warnings
+        };
+        assert!(warned("cache")[0].contains("REDIS_HOST=host:7000"));
+        assert!(warned("cache:6379").is_empty());
+    }
+
+    #[test]
+    fn credentials_beside_the_url_win() {
+        let of = |environment: &[(&str, &str)]| {
+            let server = valid(environment, "").redis().expect("Redis").url;
+            (
+                server.username().map(str::to_owned),
+                server.password().map(str::to_owned),
+            )
+        };
+        let pair = |username: &str, password: &str| (Some(username.into()), Some(password.into()));
+        let url = ("REDIS_URL", "redis://a:b@cache");
+        let username = ("TIDEGATE_REDIS__USERNAME", "x");
+        let password = ("TIDEGATE_REDIS__PASSWORD", "y, z");
+        assert_eq!(of(&[url]), pair("a", "b"));
+        assert_eq!(of(&[url, password]), pair("a", "y, z"));
+        assert_eq!(of(&[url, username, password]), pair("x", "y, z"));
+        assert_eq!(
+            of(&[("REDIS_HOST", "cache"), password]),
+            (None, Some("y, z".into()))
+        );
+    }
+
+    #[test]
+    fn what_the_store_is_told_is_what_was_set() {
+        let config = valid(
+            &[
+                ("TIDEGATE_REDIS__WAIT_REPLICAS", "2"),
+                ("TIDEGATE_REDIS__TLS__CA", "ca.pem"),
+            ],
+            "
+redis:
+  url: rediss://cache/3
+  prefix: shop:live
+  tls: {certificate: /etc/gateway.pem, key: /etc/gateway.key}
+feed: {backlog: 1MiB}
+publish: {timeout: 2s, idempotency_window: 1m}
+limits: {event_bytes: 1KiB}
+",
+        );
+        let store = config.redis().expect("Redis");
+        assert_eq!(store.url.to_string(), "rediss://cache:6379/3");
+        assert_eq!(store.prefix, "shop:live");
+        assert_eq!(store.wait_replicas, 2);
+        assert_eq!(store.tls.ca, Some("ca.pem".into()));
+        assert_eq!(store.tls.certificate, Some("/etc/gateway.pem".into()));
+        assert_eq!(store.tls.key, Some("/etc/gateway.key".into()));
+        assert_eq!(store.backlog_bytes, 1 << 20);
+        assert_eq!(store.timeout, Duration::from_secs(2));
+        assert_eq!(store.idempotency_window, Duration::from_mins(1));
+        assert_eq!(store.event_bytes, 1_024);
+
+        let store = valid(&[("REDIS_HOST", "cache")], "")
+            .redis()
+            .expect("Redis");
+        assert_eq!(
+            (store.prefix.as_str(), store.wait_replicas),
+            ("tidegate", 0)
+        );
+        assert_eq!(store.backlog_bytes, 64 << 20);
+        assert_eq!(store.tls.ca, None);
+    }
+
+    #[test]
+    fn a_prefix_is_plain_text() {
+        let long = "x".repeat(64);
+        for prefix in ["t", "shop-1_a.b:c", &long] {
+            assert_eq!(
+                valid(&[("TIDEGATE_REDIS__PREFIX", prefix)], "")
+                    .redis
+                    .prefix,
+                prefix
+            );
+        }
+        for prefix in ["", "a b", "{a}", "a*", "ü", &"x".repeat(65)] {
+            let error = refused(&[("TIDEGATE_REDIS__PREFIX", prefix)], "");
+            assert!(error.contains("redis.prefix: must be 1 to 64"), "{error}");
+        }
+    }
+
+    #[test]
+    fn certificate_and_key_go_together() {
+        for alone in ["certificate", "key"] {
+            let error = refused(&[], &format!("redis: {{tls: {{{alone}: a.pem}}}}"));
+            assert!(error.contains("redis.tls: ") && error.contains("both or none"));
+        }
+    }
+
+    #[test]
+    fn certificates_for_a_connection_without_tls_are_warned_of() {
+        let warned = |url| {
+            let set = [("REDIS_URL", url), ("TIDEGATE_REDIS__TLS__CA", "ca.pem")];
+            valid(&set, "").warnings
+        };
+        assert!(warned("redis://cache")[0].contains("rediss://"));
+        assert!(warned("rediss://cache").is_empty());
+    }
+
+    #[test]
+    fn a_url_that_is_none_says_what_was_expected_and_where_it_stands() {
+        for (url, expected) in [
+            ("cache:6379", "redis://"),
+            ("redis+sentinel://cache/main", "not supported yet"),
+            ("redis-cluster://cache", "not supported yet"),
+            ("unix:///run/redis.sock", "not supported"),
+            ("redis://cache?protocol=3", "no query"),
+        ] {
+            let error = refused(&[("REDIS_URL", url)], "");
+            assert!(error.starts_with("REDIS_URL: redis.url: "), "{error}");
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+
+    /// Whatever is wrong, and wherever a URL was put by mistake.
+    #[test]
+    fn no_password_is_shown() {
+        let url = "redis://app:s3cret@cache/0";
+        let wrong: [(&[(&str, &str)], String); 17] = [
+            (&[("REDIS_URL", "redis//app:s3cret@cache")], String::new()),
+            (
+                &[("REDIS_URL", "redis://app:s3cret@cache?x=1")],
+                String::new(),
+            ),
+            (
+                &[("REDIS_URL", "redis://app:s3cret/x@cache")],
+                String::new(),
+            ),
+            (&[("REDIS_URL", "redis://app:s3cret%@cache")], String::new()),
+            (&[("REDIS_URL", "redis://:s3cret@cache:x")], String::new()),
+            (&[("TIDEGATE_STORE", url)], String::new()),
+            (&[("TIDEGATE_REDIS", url)], String::new()),
+            (&[("TIDEGATE_REDIS__WAIT_REPLICAS", url)], String::new()),
+            (&[("MAX_CONNECTIONS", url)], String::new()),
+            (&[("PORT", url)], String::new()),
+            (&[("ALLOWED_ORIGINS", url)], String::new()),
+            (&[("TIDEGATE_REDIS__PREFIX", url)], String::new()),
+            (&[], format!("store: {url}")),
+            (&[], format!("redis: {url}")),
+            (&[], format!("redis: {{url:{url}}}")),
+            (&[], format!("redis: {{url: {url}")),
+            (&[], "redis: {password: [s3cret]}".to_owned()),
+        ];
+        for (environment, yaml) in wrong {
+            let error = refused(environment, &yaml);
+            assert!(!error.contains("s3cret"), "{error}");
+        }
+        let error = refused(&[], "redis: {password: 12345}");
+        assert!(
+            error.contains("quotes") && !error.contains("12345"),
+            "{error}"
+        );
+        let idle = [
+            ("HOST", url),
+            ("REDIS_URL", url),
+            ("TIDEGATE_REDIS__PASSWORD", "s3cret"),
+        ];
+        for yaml in ["store: memory", "store: redis"] {
+            let shown = format!("{:?}", valid(&idle, yaml));
+            assert!(!shown.contains("s3cret"), "{shown}");
+        }
+        let store = valid(&[("REDIS_URL", url)], "").redis().expect("Redis");
+        assert!(!format!("{store:?}").contains("s3cret"));
+    }
+}

@@ -1,0 +1,585 @@
+//! What is new, in order: sharded channels and position reads on one connection of their own.
+//!
+//! Redis answers on a connection in the order in which it did things. So a position that was asked for here comes after every
+//! message that was published before it, and before all that were published later: that is what makes it a place in the feed.
+//! Reasons and proof stand in `ARCHITECTURE.md`.
+//!
+//! # Invariants
+//! 1. Entries of a topic are handed over only after its first position, and from then on all of them, until a cut is said.
+//! 2. What waits for the hub is bounded; what is beyond it is dropped, and said to be cut.
+//! 3. The birth of the log changes only between two positions, so no position speaks of two logs.
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures_util::{FutureExt, future::BoxFuture};
+use indexmap::IndexSet;
+use parking_lot::Mutex;
+use tokio::{
+    sync::Notify,
+    time::{self, Instant, MissedTickBehavior},
+};
+
+use super::{
+    Shared,
+    backoff::Backoff,
+    entry::{self, Message},
+    library,
+    link::{Link, LinkError, Output, read},
+    resp::{Request, Value},
+};
+use crate::{
+    event::{EventId, Topic},
+    store::{Feed, FeedItem, Position},
+};
+
+/// Topics that one command names.
+const TOPICS_AT_ONCE: usize = 500;
+/// How often the position is read, if nobody asks for it.
+const POSITION: Duration = Duration::from_millis(500);
+/// How often it is looked at what was published, against what was heard of it.
+const HEADS: Duration = Duration::from_secs(5);
+/// After this time without a reply the connection is given up.
+const SILENCE: Duration = Duration::from_secs(3);
+/// What an item takes beside its data.
+const ITEM_BYTES: usize = 200;
+
+/// Between the hub and the connection.
+#[derive(Default)]
+pub(super) struct Exchange {
+    queue: Mutex<Queue>,
+    filled: Notify,
+    asks: Mutex<Asks>,
+    asked: Notify,
+}
+
+/// What waits for the hub.
+#[derive(Default)]
+struct Queue {
+    items: VecDeque<FeedItem>,
+    bytes: usize,
+    /// There was too much: nothing more is taken until the hub has been told.
+    overflowed: bool,
+}
+
+/// What the hub wants.
+#[derive(Default)]
+struct Asks {
+    join: IndexSet<Topic>,
+    leave: HashSet<Topic>,
+    position: bool,
+    raise: bool,
+}
+
+impl Exchange {
+    pub(super) fn join(&self, topics: Vec<Topic>, raise: bool) {
+        let mut asks = self.asks.lock();
+        for topic in topics {
+            asks.leave.remove(&topic);
+            asks.join.insert(topic);
+        }
+        asks.position = true;
+        asks.raise |= raise;
+        drop(asks);
+        self.asked.notify_one();
+    }
+
+    pub(super) fn leave(&self, topics: Vec<Topic>) {
+        let mut asks = self.asks.lock();
+        for topic in topics {
+            asks.join.shift_remove(&topic);
+            asks.leave.insert(topic);
+        }
+        drop(asks);
+        self.asked.notify_one();
+    }
+
+    /// Items, and bytes, that wait for the hub.
+    pub(super) fn backlog(&self) -> (usize, usize) {
+        let queue = self.queue.lock();
+        (queue.items.len(), queue.bytes)
+    }
+
+    pub(super) fn push(&self, item: FeedItem, limit: usize) {
+        let bytes = match &item {
+            FeedItem::Event(event, _) => ITEM_BYTES + event.data.len(),
+            FeedItem::Joined(topics, _) => ITEM_BYTES * (1 + topics.len()),
+            _ => ITEM_BYTES,
+        };
+        let mut queue = self.queue.lock();
+        if queue.overflowed {
+            return;
+        }
+        if queue.bytes + bytes > limit && !queue.items.is_empty() {
+            queue.items.clear();
+            queue.items.push_back(FeedItem::Cut);
+            queue.bytes = ITEM_BYTES;
+            queue.overflowed = true;
+            tracing::warn!(
+                limit,
+                "more of the feed waits than feed.backlog allows: it is dropped and read again"
+            );
+        } else {
+            queue.items.push_back(item);
+            queue.bytes += bytes;
+        }
+        drop(queue);
+        self.filled.notify_one();
+    }
+}
+
+/// The hub's end.
+pub(super) struct RedisFeed {
+    pub(super) shared: Arc<Shared>,
+}
+
+impl Feed for RedisFeed {
+    fn next<'a>(&'a mut self, items: &'a mut Vec<FeedItem>) -> BoxFuture<'a, ()> {
+        async move {
+            loop {
+                {
+                    let mut queue = self.shared.exchange.queue.lock();
+                    items.extend(queue.items.drain(..));
+                    queue.bytes = 0;
+                    queue.overflowed = false;
+                }
+                if !items.is_empty() {
+                    return;
+                }
+                self.shared.exchange.filled.notified().await;
+            }
+        }
+        .boxed()
+    }
+}
+
+/// Keeps the feed for ever.
+pub(super) async fn run(shared: Arc<Shared>) {
+    let mut backoff = Backoff::default();
+    let stop = shared.stop.clone();
+    loop {
+        let error = tokio::select! {
+            error = connection(&shared, &mut backoff) => error,
+            () = stop.cancelled() => return,
+        };
+        let why = error.to_string();
+        if shared.health.why_away().as_deref() != Some(&why) {
+            tracing::warn!(%why, "the feed from Redis is gone, trying again");
+        }
+        shared.health.away(&why);
+        tokio::select! {
+            () = time::sleep(backoff.next()) => {}
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+async fn connection(shared: &Arc<Shared>, backoff: &mut Backoff) -> LinkError {
+    let opened = async {
+        let mut link = shared.endpoint.connect("feed").await?;
+        library::load(&mut link).await?;
+        let born = library::begin(&mut link, shared).await?;
+        let warnings = library::warnings(&mut link).await?;
+        Ok((link, born, warnings))
+    };
+    let (link, born, warnings) = match opened.await {
+        Ok(opened) => opened,
+        Err(error) => return error,
+    };
+    backoff.reset();
+    shared.counters.connected();
+    for warning in &warnings {
+        tracing::warn!("{warning}");
+    }
+    shared.health.back(warnings);
+    tracing::info!(%born, "the feed from Redis is open");
+    let mut session = Session {
+        shared,
+        subscriptions: HashMap::new(),
+        leaving: HashMap::new(),
+        expected: VecDeque::new(),
+        output: Output::default(),
+        accepted: born,
+        settling: false,
+        heads_since: None,
+    };
+    let error = session.run(link).await;
+    shared.push(FeedItem::Cut);
+    error
+}
+
+/// A channel that was asked for.
+struct Subscription {
+    topic: Topic,
+    /// Its position has been handed over.
+    joined: bool,
+    /// Milliseconds of the newest entry that was heard of.
+    newest_ms: u64,
+}
+
+/// What a reply answers.
+enum Expected {
+    /// A position with these topics.
+    Position(Vec<Topic>),
+    /// The birth of the log, made or raised.
+    Birth,
+    /// What was published lately.
+    Heads,
+}
+
+/// One connection's time.
+struct Session<'a> {
+    shared: &'a Arc<Shared>,
+    subscriptions: HashMap<Topic, Subscription>,
+    /// How many times the end of a subscription was asked for and has not been confirmed.
+    leaving: HashMap<Topic, u32>,
+    expected: VecDeque<(Expected, Instant)>,
+    output: Output,
+    /// The birth of the log above which everything lies that this replica has seen.
+    accepted: EventId,
+    /// The birth is being made or raised: no position means anything before that is done.
+    settling: bool,
+    /// From which millisecond on the heads are looked at next.
+    heads_since: Option<u64>,
+}
+
+impl Session<'_> {
+    async fn run(&mut self, link: Link) -> LinkError {
+        let Link {
+            mut reader,
+            mut writer,
+            mut decoder,
+            mut input,
+        } = link;
+        let mut positions = time::interval(POSITION);
+        positions.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut heads = time::interval(HEADS);
+        heads.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let shared = self.shared;
+        loop {
+            let step = tokio::select! {
+                read = read(&mut reader, &mut input) => read.and_then(|()| {
+                    let at = Instant::now();
+                    while let Some(value) = decoder.decode(&mut input)? {
+                        self.take(value, at)?;
+                    }
+                    Ok(())
+                }),
+                sent = self.output.write(&mut writer), if self.output.is_pending() => sent,
+                () = shared.exchange.asked.notified() => {
+                    self.ask();
+                    Ok(())
+                }
+                _ = positions.tick() => {
+                    if self.expected.front().is_some_and(|(_, at)| at.elapsed() > SILENCE) {
+                        Err(LinkError::Silent)
+                    } else {
+                        if self.expected.is_empty() {
+                            shared.exchange.asks.lock().position = true;
+                            self.ask();
+                        }
+                        Ok(())
+                    }
+                }
+                _ = heads.tick() => {
+                    self.look_at_heads();
+                    Ok(())
+                }
+            };
+            if let Err(error) = step {
+                return error;
+            }
+        }
+    }
+
+    fn send(&mut self, request: &Request) {
+        request.write(&mut self.output.bytes);
+    }
+
+    fn expect(&mut self, expected: Expected) {
+        self.expected.push_back((expected, Instant::now()));
+    }
+
+    /// Does what the hub has asked for.
+    fn ask(&mut self) {
+        if self.settling {
+            return;
+        }
+        let asks = std::mem::take(&mut *self.shared.exchange.asks.lock());
+        if asks.raise
+            && let Some(raise) = library::raise_request(self.shared)
+        {
+            self.send(&raise);
+            self.expect(Expected::Birth);
+            self.settling = true;
+            let mut again = self.shared.exchange.asks.lock();
+            again.join.extend(asks.join);
+            again.leave.extend(asks.leave);
+            again.position = true;
+            return;
+        }
+        let left: Vec<Topic> = asks.leave.into_iter().collect();
+        for topics in left.chunks(TOPICS_AT_ONCE) {
+            let mut request = Request::new("SUNSUBSCRIBE");
+            let mut any = false;
+            for topic in topics {
+                if self.subscriptions.remove(topic).is_some() {
+                    request.push(self.shared.keys.channel(topic));
+                    *self.leaving.entry(topic.clone()).or_default() += 1;
+                    any = true;
+                }
+            }
+            if any {
+                self.send(&request);
+            }
+        }
+        let joining: Vec<Topic> = asks.join.into_iter().collect();
+        for topics in joining.chunks(TOPICS_AT_ONCE) {
+            let channels = topics.iter().map(|topic| self.shared.keys.channel(topic));
+            self.send(&Request::new("SSUBSCRIBE").args(channels));
+            for topic in topics {
+                self.subscriptions
+                    .entry(topic.clone())
+                    .or_insert_with(|| Subscription {
+                        topic: topic.clone(),
+                        joined: false,
+                        newest_ms: 0,
+                    });
+            }
+            self.position(topics.to_vec());
+        }
+        if joining.is_empty() && asks.position {
+            self.position(Vec::new());
+        }
+    }
+
+    /// Asks for the position, which is a place in the feed because it is asked for here.
+    fn position(&mut self, topics: Vec<Topic>) {
+        let request = position_request(self.shared, &topics);
+        self.send(&request);
+        self.expect(Expected::Position(topics));
+    }
+
+    fn look_at_heads(&mut self) {
+        let Some(since) = self.heads_since else {
+            return;
+        };
+        if self.subscriptions.is_empty() || self.settling {
+            return;
+        }
+        let request = Request::new("ZRANGEBYSCORE")
+            .arg(&self.shared.keys.heads)
+            .arg(since.to_string())
+            .arg("+inf")
+            .args(["WITHSCORES", "LIMIT", "0", "1000"]);
+        self.send(&request);
+        self.expect(Expected::Heads);
+    }
+
+    fn take(&mut self, value: Value, at: Instant) -> Result<(), LinkError> {
+        match value {
+            Value::Push(values) => self.pushed(&values, at),
+            value => {
+                let (expected, _) = self.expected.pop_front().ok_or(LinkError::Unexpected)?;
+                match expected {
+                    Expected::Position(topics) => self.positioned(topics, &value),
+                    Expected::Birth => self.settled(&value),
+                    Expected::Heads => self.heads(&value),
+                }
+            }
+        }
+    }
+
+    fn pushed(&mut self, values: &[Value], at: Instant) -> Result<(), LinkError> {
+        let shared = self.shared;
+        let kind = values.first().and_then(Value::text);
+        let channel = values.get(1).and_then(Value::bytes);
+        let name = channel.and_then(|channel| shared.keys.topic_of_channel(channel));
+        match (kind, name) {
+            (Some("smessage"), Some(name)) => {
+                let Some(subscription) = self.subscriptions.get_mut(name).filter(|it| it.joined)
+                else {
+                    // What comes before the first position lies below it.
+                    return Ok(());
+                };
+                let payload = values
+                    .get(2)
+                    .and_then(Value::bytes)
+                    .map_or(&[][..], |payload| payload);
+                match entry::message(&subscription.topic, payload) {
+                    Ok(Message::Entry(event)) => {
+                        subscription.newest_ms = subscription.newest_ms.max(event.id.ms());
+                        let mut seen = shared.seen.lock();
+                        seen.highest = seen.highest.max(event.id);
+                        drop(seen);
+                        shared.push(FeedItem::Event(Arc::new(event), at));
+                    }
+                    Ok(Message::Deleted(through)) => {
+                        let topic = subscription.topic.clone();
+                        shared.push(FeedItem::Trimmed(topic, through));
+                    }
+                    Err(error) => shared.counters.skipped("feed", error),
+                }
+                Ok(())
+            }
+            (Some("sunsubscribe"), Some(name)) => {
+                match self.leaving.get_mut(name) {
+                    Some(1) => drop(self.leaving.remove(name)),
+                    Some(count) => *count -= 1,
+                    // Nobody asked for it: the channel has moved away.
+                    None => return Err(LinkError::Unsubscribed),
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Asks again for what has to wait until the birth is settled.
+    fn again(&self, topics: Vec<Topic>) {
+        let mut asks = self.shared.exchange.asks.lock();
+        for topic in topics {
+            if !asks.leave.contains(&topic) {
+                asks.join.insert(topic);
+            }
+        }
+        asks.position = true;
+    }
+
+    fn positioned(&mut self, topics: Vec<Topic>, reply: &Value) -> Result<(), LinkError> {
+        if let Value::Error(text) = reply {
+            // Where the functions are gone, a new connection brings them.
+            if !text.starts_with("NOT_INITIALISED") {
+                return Err(LinkError::Refused(text.clone()));
+            }
+            self.again(topics);
+            if !std::mem::replace(&mut self.settling, true) {
+                let init = library::init_request(self.shared);
+                self.send(&init);
+                self.expect(Expected::Birth);
+            }
+            return Ok(());
+        }
+        let position = parse_position(reply, topics.len()).ok_or(LinkError::Unexpected)?;
+        {
+            let mut seen = self.shared.seen.lock();
+            let known = seen.born.is_none_or(|born| born == position.born);
+            if !known && position.born != self.accepted {
+                // Another log. Before it is told, it has to lie above everything of the old one.
+                drop(seen);
+                self.again(topics);
+                if !std::mem::replace(&mut self.settling, true)
+                    && let Some(raise) = library::raise_request(self.shared)
+                {
+                    self.send(&raise);
+                    self.expect(Expected::Birth);
+                }
+                return Ok(());
+            }
+            if known {
+                seen.highest = seen.highest.max(position.last);
+            } else {
+                seen.highest = position.last;
+            }
+            seen.confirmed = position.last;
+            seen.born = Some(position.born);
+        }
+        self.heads_since.get_or_insert(position.now_ms);
+        for (topic, stand) in topics.iter().zip(&position.topics) {
+            if let Some(subscription) = self.subscriptions.get_mut(topic) {
+                subscription.joined = true;
+                let newest = stand.last.max(stand.end).unwrap_or_default();
+                subscription.newest_ms = subscription.newest_ms.max(newest.ms());
+            }
+        }
+        self.shared
+            .push(FeedItem::Joined(topics, Box::new(position)));
+        Ok(())
+    }
+
+    fn settled(&mut self, reply: &Value) -> Result<(), LinkError> {
+        if let Value::Error(text) = reply {
+            return Err(LinkError::Refused(text.clone()));
+        }
+        self.accepted = library::birth(reply).ok_or(LinkError::Unexpected)?;
+        self.settling = false;
+        // What was asked for by an init has to be raised, too: that is found by the next position.
+        self.ask();
+        Ok(())
+    }
+
+    /// An entry that was published and not heard of: the subscription is gone without a word. It is made again, and what is
+    /// missing is read.
+    fn heads(&mut self, reply: &Value) -> Result<(), LinkError> {
+        let pairs = reply.array().ok_or(LinkError::Unexpected)?;
+        // RESP3 puts each pair into an array of its own.
+        let flat: Vec<&Value> = pairs
+            .iter()
+            .flat_map(|value| value.array().unwrap_or(std::slice::from_ref(value)))
+            .collect();
+        let mut missed = Vec::new();
+        for pair in flat.chunks_exact(2) {
+            let (Some(name), Some(ms)) = (pair[0].text(), pair[1].text()) else {
+                continue;
+            };
+            let Some(ms) = ms.parse::<f64>().ok().filter(|ms| *ms >= 0.0) else {
+                continue;
+            };
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "a score is a whole number of milliseconds"
+            )]
+            let ms = ms as u64;
+            self.heads_since = self.heads_since.max(Some(ms));
+            if let Some(subscription) = self.subscriptions.get(name)
+                && subscription.joined
+                && subscription.newest_ms < ms
+            {
+                missed.push(subscription.topic.clone());
+            }
+        }
+        if !missed.is_empty() {
+            tracing::warn!(
+                topics = missed.len(),
+                "the feed has passed over entries, joining their topics again"
+            );
+            self.again(missed);
+            self.ask();
+        }
+        Ok(())
+    }
+}
+
+/// The call that asks where the log and these topics stand.
+pub(super) fn position_request(shared: &Shared, topics: &[Topic]) -> Request {
+    let keys = &shared.keys;
+    Request::new("FCALL_RO")
+        .arg("tidegate_position")
+        .arg((3 + topics.len()).to_string())
+        .args([&keys.meta, &keys.last, &keys.lost])
+        .args(topics.iter().map(|topic| keys.topic(topic)))
+        .args(topics.iter().map(Topic::as_str))
+}
+
+/// Reads the answer to it.
+pub(super) fn parse_position(reply: &Value, topics: usize) -> Option<Position> {
+    let values = reply.array()?;
+    if values.len() != 4 + 3 * topics {
+        return None;
+    }
+    let id = |at: usize| values[at].text()?.parse().ok();
+    Some(Position {
+        born: id(0)?,
+        last: id(1)?,
+        horizon: id(2)?,
+        now_ms: values[3].text()?.parse().ok()?,
+        topics: values[4..]
+            .chunks_exact(3)
+            .map(entry::topic_position)
+            .collect::<Option<_>>()?,
+    })
+}

@@ -1,0 +1,782 @@
+#!lua name=tidegate_v1
+
+--[[ The log of Tidegate, as functions of Redis 7 or later, or Valkey.
+
+Every function is atomic, because Redis runs it alone: an id, the entry that it names, the topic's last id and the message on
+the feed are one step, and no reader ever sees one without the others.
+
+Any program may call `tidegate_publish`; the others are the gateway's own. With the prefix T (`tidegate` by default):
+
+  T:{0}:meta          hash    born, last, horizon (ids); format; retention, limits (JSON)
+  T:{0}:last          hash    topic -> "<last id>", or "<last id> <id of the end>"; outlives the stream. Field "$": 1
+  T:{0}:heads         zset    topic -> milliseconds of its newest entry
+  T:{0}:lost          hash    topic -> "<after>..<through>" for each range that a failover lost, at most 16, by spaces
+  T:{0}:topic:<name>  stream  the log of a topic: e type, d data, p previous id, b running total of bytes on the wire;
+                              the end of a topic has x instead of e and d
+  T:{0}:ch:<name>     sharded channel, the feed: "<id> <previous id> e <type>\n<data>", "<id> <previous id> x" for an end,
+                              "<id> <id> d" when everything up to that id was deleted
+  T:{0}:idem:<hash>   string  "<id> <hash of the payload>"
+  T:{0}:replicas      hash    replica -> "<milliseconds at which its lease ends> <JSON>"
+
+An id is "<milliseconds>-<sequence>". Errors are "<CODE> <what was wrong>"; unless it says otherwise, nothing was written.
+All checks of an event come before its first write. ]]
+
+local VERSION = 1
+local FORMAT = '1'
+
+-- Milliseconds that an id may lie ahead of the clock before it is taken for a mistake.
+local AHEAD_MS = 600000
+-- Topics whose last id is forgotten by one call, at most.
+local SWEEP = 4
+-- Entries of others behind which the newest one of ours is looked for.
+local FOREIGN = 128
+-- Running totals of bytes are looked at when one passes a multiple of this: about once for each node of a stream.
+local BYTES_STEP = 4096
+
+local DEFAULT_RETENTION = { events = 10000, bytes = 67108864, age = 86400000, rules = {} }
+local DEFAULT_LIMITS = { event_bytes = 65536, idempotency_window = 300000 }
+
+---------------------------------------------------------------------------------------------------------------------- ids
+
+-- Ids are pairs of numbers here: exact up to 2^53, which milliseconds and sequences stay below.
+local function parse(text)
+  if not text then return nil end
+  local ms, seq = string.match(text, '^(%d+)-(%d+)$')
+  ms, seq = tonumber(ms), tonumber(seq)
+  if not ms or not seq or ms >= 2^53 or seq >= 2^53 then return nil end
+  return { ms, seq }
+end
+
+local function format(id)
+  return string.format('%.0f-%.0f', id[1], id[2])
+end
+
+local function below(a, b)
+  return a[1] < b[1] or (a[1] == b[1] and a[2] < b[2])
+end
+
+local function after(id)
+  return { id[1], id[2] + 1 }
+end
+
+local function greatest(a, b)
+  if b and below(a, b) then return b end
+  return a
+end
+
+local function fail(code, text)
+  return redis.error_reply(code .. ' ' .. text)
+end
+
+-- Whether an id lies further ahead of the clock than clocks differ.
+local function ahead(state, id)
+  return id[1] > state.now + AHEAD_MS
+end
+
+local function clock_behind(state, id)
+  return fail('CLOCK_BEHIND', string.format('the clock of this Redis is %.0f s behind the newest event (%s)',
+    (id[1] - state.now) / 1000, format(id)))
+end
+
+local function now_ms()
+  local time = redis.call('TIME')
+  return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+end
+
+--------------------------------------------------------------------------------------------------------------------- keys
+
+-- The common beginning of all keys, from that of `meta`.
+local function base_of(meta_key)
+  return string.match(meta_key or '', '^(.+:{0}:)meta$')
+end
+
+-- The other keys must be those of the same deployment: a slip would write to a log that nobody reads.
+local function misplaced(keys, names)
+  local base = base_of(keys[1])
+  if not base then return 'KEYS[1] is <prefix>:{0}:meta' end
+  for at, name in ipairs(names) do
+    if keys[at + 1] ~= base .. name then
+      return 'KEYS[' .. (at + 1) .. '] is ' .. base .. name
+    end
+  end
+  return nil
+end
+
+------------------------------------------------------------------------------------------------------- settings and state
+
+-- What was decoded last: settings change seldom.
+local decoded = {}
+
+local function settings(raw, which, default)
+  if not raw then return default end
+  local known = decoded[which]
+  if known and known.raw == raw then return known.value end
+  local ok, value = pcall(cjson.decode, raw)
+  if not ok or type(value) ~= 'table' then return default end
+  decoded[which] = { raw = raw, value = value }
+  return value
+end
+
+local function longest_age(retention)
+  local longest = retention.age or 0
+  for _, rule in ipairs(retention.rules or {}) do
+    longest = math.max(longest, rule.age or retention.age or 0)
+  end
+  return longest
+end
+
+-- What is kept of a topic: the rule with the longest prefix of its name.
+local function keep_of(retention, topic)
+  local best, length = retention, -1
+  for _, rule in ipairs(retention.rules or {}) do
+    local prefix = rule.prefix or ''
+    if #prefix > length and string.sub(topic, 1, #prefix) == prefix then
+      best, length = rule, #prefix
+    end
+  end
+  return {
+    events = best.events or retention.events,
+    bytes = best.bytes or retention.bytes,
+    age = best.age or retention.age,
+  }
+end
+
+-- Where the log stands. `missing`: there is none; `forgot`: the hash of last ids was deleted, so any may be missing.
+local function state_of(meta_key, last_key)
+  local meta = redis.call('HMGET', meta_key, 'born', 'last', 'horizon', 'retention', 'limits')
+  local state = {
+    meta_key = meta_key,
+    last_key = last_key,
+    now = now_ms(),
+    born = parse(meta[1]),
+    last = parse(meta[2]),
+    horizon = parse(meta[3]) or parse(meta[1]) or { 0, 0 },
+    raw_retention = meta[4],
+    retention = settings(meta[4], 'retention', DEFAULT_RETENTION),
+    limits = settings(meta[5], 'limits', DEFAULT_LIMITS),
+  }
+  state.missing = not state.born
+  state.last = greatest(state.born or { 0, 0 }, state.last)
+  state.forgot = not state.missing and redis.call('HEXISTS', last_key, '$') == 0
+  if state.forgot then state.horizon = state.last end
+  return state
+end
+
+-- Makes a log where there is none. It is born above everything that anybody has seen, so that every older cursor tells.
+local function bear(state, heads_key, seen)
+  -- A key of another type, put there by somebody, is an error before anything is written.
+  redis.call('ZCARD', heads_key)
+  if state.missing then
+    local born = greatest({ state.now, 0 }, seen and after(seen))
+    local newest = redis.call('ZREVRANGE', heads_key, 0, 0, 'WITHSCORES')
+    if newest[2] then born = greatest(born, { tonumber(newest[2]) + 1, 0 }) end
+    state.born, state.last, state.missing = born, born, false
+    -- Whatever lies below the birth is forgotten. So the first entry of a topic names the birth as its predecessor, and the
+    -- chain alone tells this log from the one before it.
+    state.horizon = born
+    redis.call('HSET', state.meta_key, 'format', FORMAT, 'born', format(born), 'last', format(born), 'horizon', format(born))
+    -- Last ids of the log before this one lie below its birth and prove nothing any more.
+    redis.call('DEL', state.last_key)
+    redis.call('HSET', state.last_key, '$', 1)
+  elseif state.forgot then
+    redis.call('HSET', state.meta_key, 'horizon', format(state.horizon))
+    redis.call('HSET', state.last_key, '$', 1)
+    state.forgot = false
+  end
+end
+
+-- The running total of bytes at an entry; entries that others wrote have none.
+local function total_of(entry)
+  for at = 1, #entry[2], 2 do
+    if entry[2][at] == 'b' then return tonumber(entry[2][at + 1]) end
+  end
+  return nil
+end
+
+-- The newest entry of a stream: its id, the running total of bytes, an error, and the id of the newest entry of ours. Entries
+-- that others wrote count for the first alone; where there are many of them, ours may be taken to be the oldest looked at.
+local function newest(stream)
+  local entries = redis.pcall('XREVRANGE', stream, '+', '-', 'COUNT', 1)
+  if entries.err then return nil, 0, entries.err, nil end
+  if not entries[1] then return nil, 0, nil, nil end
+  local top = parse(entries[1][1])
+  if not total_of(entries[1]) then
+    entries = redis.call('XREVRANGE', stream, '+', '-', 'COUNT', FOREIGN)
+  end
+  for _, entry in ipairs(entries) do
+    local bytes = total_of(entry)
+    if bytes then return top, bytes, nil, parse(entry[1]) end
+  end
+  return top, 0, nil, #entries == FOREIGN and parse(entries[FOREIGN][1]) or nil
+end
+
+-- "<last> <end>" -> last, end
+local function parse_last(text)
+  if not text then return nil, nil end
+  local last, ended = string.match(text, '^(%S+) ?(%S*)$')
+  return parse(last), parse(ended)
+end
+
+--------------------------------------------------------------------------------------------------------------- what is valid
+
+-- Whether a text is UTF-8. Each well-formed sequence is replaced by a blank; what is left over is not well-formed.
+local SEQUENCES = {
+  '[\194-\223][\128-\191]',
+  '\224[\160-\191][\128-\191]',
+  '[\225-\236\238\239][\128-\191][\128-\191]',
+  '\237[\128-\159][\128-\191]',
+  '\240[\144-\191][\128-\191][\128-\191]',
+  '[\241-\243][\128-\191][\128-\191][\128-\191]',
+  '\244[\128-\143][\128-\191][\128-\191]',
+}
+
+local function is_utf8(text)
+  if not string.find(text, '[\128-\255]') then return true end
+  for _, sequence in ipairs(SEQUENCES) do
+    text = string.gsub(text, sequence, ' ')
+  end
+  return not string.find(text, '[\128-\255]')
+end
+
+-- Control characters and whitespace beyond ASCII.
+local NOT_IN_TOPICS = {
+  '[%z\1-\32\127*{},]', '\194[\128-\160]', '\225\154\128', '\226\128[\128-\138\168\169\175]', '\226\129\159',
+  '\227\128\128',
+}
+
+local function wrong_topic(topic)
+  if #topic < 1 or #topic > 255 then return 'a topic has 1 to 255 bytes' end
+  if string.sub(topic, 1, 1) == '$' then return 'topics that begin with $ are reserved for the gateway' end
+  for _, pattern in ipairs(NOT_IN_TOPICS) do
+    if string.find(topic, pattern) then
+      return 'a topic may not contain control characters, whitespace, or any of * { } ,'
+    end
+  end
+  if not is_utf8(topic) then return 'a topic is UTF-8' end
+  return nil
+end
+
+local function wrong_type(kind)
+  if #kind < 1 or #kind > 128 then return 'an event type has 1 to 128 bytes' end
+  if string.sub(kind, 1, 1) == '$' then return 'event types that begin with $ are reserved for the gateway' end
+  if string.find(kind, '[%z\r\n]') then return 'an event type may not contain a line break or NUL' end
+  if not is_utf8(kind) then return 'an event type is UTF-8' end
+  return nil
+end
+
+-- Bytes of an event on the wire: id, type unless it is message, one "data: " a line ("data:" where it is empty), and a
+-- blank line.
+local function wire_bytes(id, kind, data)
+  local lines, breaks, filled = 1, 0, data ~= '' and 1 or 0
+  if string.find(data, '[\r\n]') then
+    local _, feeds = string.gsub(data, '\n', '')
+    local _, returns = string.gsub(data, '\r', '')
+    local _, pairs_of_both = string.gsub(data, '\r\n', '')
+    lines, breaks = 1 + feeds + returns - pairs_of_both, feeds + returns
+    _, filled = string.gsub(data, '[^\r\n]+', '')
+  end
+  local bytes = 4 + #id + 1 + 6 * lines + filled + #data - breaks + 1
+  if kind ~= 'message' then bytes = bytes + 8 + #kind end
+  return bytes
+end
+
+-------------------------------------------------------------------------------------------------------------------- append
+
+-- What is known of one topic while a call lasts.
+local function topic_of(state, name, stream, channel)
+  local last, ended = parse_last(redis.call('HGET', state.last_key, name))
+  local top, bytes, err, ours = newest(stream)
+  if err then return nil, fail('TOPIC_BROKEN', 'the key ' .. stream .. ' is not a stream of the gateway: ' .. err) end
+  -- Somebody wrote to the stream itself. A step into the future would take the ids of every topic with it.
+  if top and top[1] > state.now + AHEAD_MS and below(state.last, top) then
+    return nil, fail('TOPIC_BROKEN', 'the stream ' .. stream .. ' holds the entry ' .. format(top)
+      .. ', which lies in the future and is not of the gateway: delete it')
+  end
+  -- What was forgotten lies at or below the horizon, unless the stream still has it.
+  return {
+    name = name, stream = stream, channel = channel,
+    last = last or (ours and greatest(ours, state.born)) or state.horizon,
+    top = greatest(last or { 0, 0 }, top),
+    ended = ended,
+    bytes = bytes, bytes_before = bytes,
+    keep = keep_of(state.retention, name),
+  }, nil
+end
+
+local function next_id(state, topic)
+  local id = { state.now, 0 }
+  if not below(state.last, id) then id = after(state.last) end
+  if not below(topic.top, id) then id = after(topic.top) end
+  return id
+end
+
+-- XADD refuses an id below one that was in the stream and was deleted by somebody: then the id goes above that one, or, where
+-- that one lies in the future, the stream has to forget it.
+local function add(state, topic, id, ...)
+  local added = redis.pcall('XADD', topic.stream, format(id), ...)
+  if not (type(added) == 'table' and added.err) then return id, nil end
+  local info, generated = redis.pcall('XINFO', 'STREAM', topic.stream), nil
+  for at = 1, #info, 2 do
+    if info[at] == 'last-generated-id' then generated = parse(info[at + 1]) end
+  end
+  if generated and generated[1] <= state.now + AHEAD_MS then
+    id = greatest(id, after(generated))
+  else
+    redis.pcall('XSETID', topic.stream, format(topic.top))
+  end
+  local again = redis.pcall('XADD', topic.stream, format(id), ...)
+  if not (type(again) == 'table' and again.err) then return id, nil end
+  return nil, fail('TOPIC_BROKEN', 'the stream ' .. topic.stream .. ' takes no entry: ' .. again.err)
+end
+
+local function store(state, topic, kind, data)
+  local id = next_id(state, topic)
+  local previous = format(topic.last)
+  local bytes = topic.bytes + wire_bytes(format(id), kind, data)
+  local err
+  id, err = add(state, topic, id, 'e', kind, 'd', data, 'p', previous, 'b', string.format('%.0f', bytes))
+  if err then return nil, err end
+  local text = format(id)
+  state.last, topic.last, topic.top, topic.bytes, topic.dirty = id, id, id, bytes, true
+  redis.call('SPUBLISH', topic.channel, text .. ' ' .. previous .. ' e ' .. kind .. '\n' .. data)
+  return text, nil
+end
+
+local function store_end(state, topic)
+  local id = next_id(state, topic)
+  local previous = format(topic.last)
+  local err
+  id, err = add(state, topic, id, 'p', previous, 'b', string.format('%.0f', topic.bytes), 'x', '1')
+  if err then return nil, err end
+  local text = format(id)
+  state.last, topic.top, topic.ended, topic.dirty = id, id, id, true
+  redis.call('SPUBLISH', topic.channel, text .. ' ' .. previous .. ' x')
+  return text, nil
+end
+
+-- Appends one event, and the end of its topic after it. Returns the id and whether it is a duplicate, or an error.
+local function append(state, topic, kind, data, ending, idem_key)
+  local payload
+  if idem_key then
+    payload = redis.sha1hex((ending and 'x' or '') .. (data and 'd' or '') .. '\n' .. kind .. '\n' .. (data or ''))
+    local known = redis.call('GET', idem_key)
+    if known then
+      local id, before = string.match(known, '^(%S+) (%S+)$')
+      if before ~= payload then
+        return nil, nil, fail('IDEMPOTENCY_MISMATCH', 'this key was used for another payload on the same topic')
+      end
+      -- Changes nothing, but is a write: whoever waits for replicas waits for what was stored the first time, too.
+      redis.call('SET', idem_key, known, 'KEEPTTL')
+      return id, true, nil
+    end
+  end
+  if topic.ended then
+    return nil, nil, fail('TOPIC_FINISHED', 'the topic ' .. topic.name .. ' has ended')
+  end
+  local id, err
+  if data then
+    id, err = store(state, topic, kind, data)
+    if err then return nil, nil, err end
+  end
+  if ending then
+    local end_id
+    end_id, err = store_end(state, topic)
+    if err then return nil, nil, err end
+    id = id or end_id
+  end
+  local window = state.limits.idempotency_window or DEFAULT_LIMITS.idempotency_window
+  if idem_key and window > 0 then
+    redis.call('SET', idem_key, id .. ' ' .. payload, 'PX', string.format('%.0f', window))
+  end
+  return id, false, nil
+end
+
+-- The oldest entries go until the rest fits the bytes. Whole nodes only, so that nothing has to be rewritten. The more a call
+-- has written, the more of them it may have to read.
+local function trim_bytes(topic)
+  local surplus = topic.bytes - topic.keep.bytes
+  local from, cut, count = '-', nil, 4
+  for _ = 1, 16 + (topic.bytes - topic.bytes_before) / 2048 do
+    local entries = redis.call('XRANGE', topic.stream, from, '+', 'COUNT', count)
+    if #entries == 0 then break end
+    local done = false
+    for _, entry in ipairs(entries) do
+      local bytes = total_of(entry)
+      if not below(parse(entry[1]) or topic.top, topic.last) then done = true break end
+      cut = entry[1]
+      if bytes and bytes >= surplus then done = true break end
+    end
+    if done then break end
+    from, count = '(' .. entries[#entries][1], 64
+  end
+  if cut then redis.call('XTRIM', topic.stream, 'MINID', '~', format(after(parse(cut)))) end
+end
+
+local function trim(state, topic)
+  local keep = topic.keep
+  if keep.events then
+    redis.call('XTRIM', topic.stream, 'MAXLEN', '~', string.format('%.0f', keep.events + (topic.ended and 1 or 0)))
+  end
+  if keep.bytes and topic.bytes > keep.bytes
+    and math.floor(topic.bytes / BYTES_STEP) ~= math.floor(topic.bytes_before / BYTES_STEP) then
+    trim_bytes(topic)
+  end
+  if keep.age then
+    redis.call('XTRIM', topic.stream, 'MINID', '~', string.format('%.0f', math.max(0, state.now - keep.age)))
+    redis.call('PEXPIRE', topic.stream, string.format('%.0f', math.max(1, keep.age)))
+  end
+end
+
+-- Forgets last ids that are older than twice the longest retention, and says up to where that was done.
+local function sweep(state, heads_key)
+  local age = 2 * longest_age(state.retention)
+  if age == 0 then return end
+  local old = redis.call('ZRANGEBYSCORE', heads_key, '-inf', string.format('(%.0f', state.now - age), 'LIMIT', 0, SWEEP)
+  if #old == 0 then return end
+  local known = redis.call('HMGET', state.last_key, unpack(old))
+  for _, text in ipairs(known) do
+    local last, ended = parse_last(text or nil)
+    state.horizon = greatest(state.horizon, greatest(last or { 0, 0 }, ended))
+  end
+  redis.call('HDEL', state.last_key, unpack(old))
+  redis.call('ZREM', heads_key, unpack(old))
+  redis.call('HSET', state.meta_key, 'horizon', format(state.horizon))
+end
+
+-- Writes down where the log and its topics stand now.
+local function settle(state, heads_key, topics)
+  local dirty = false
+  for _, topic in pairs(topics) do
+    if topic.dirty then
+      dirty = true
+      local text = format(topic.last)
+      if topic.ended then text = text .. ' ' .. format(topic.ended) end
+      redis.call('HSET', state.last_key, topic.name, text)
+      redis.call('ZADD', heads_key, string.format('%.0f', topic.top[1]), topic.name)
+    end
+  end
+  if dirty then redis.call('HSET', state.meta_key, 'last', format(state.last)) end
+  for _, topic in pairs(topics) do
+    if topic.dirty then trim(state, topic) end
+  end
+  sweep(state, heads_key)
+end
+
+------------------------------------------------------------------------------------------------------------ the functions
+
+-- What takes hardly any memory, or gives some back, is done when the memory is full, too: readers go on then.
+local function register_small(name, callback)
+  redis.register_function({ function_name = name, callback = callback, flags = { 'allow-oom' } })
+end
+
+--[[ tidegate_version: the version of this library.
+KEYS none. ARGV none. Reply: a number. ]]
+redis.register_function({
+  function_name = 'tidegate_version',
+  callback = function() return VERSION end,
+  flags = { 'no-writes', 'allow-stale' },
+})
+
+--[[ tidegate_publish: appends one event to a topic. For any producer.
+KEYS  1 T:{0}:meta  2 T:{0}:last  3 T:{0}:heads  4 T:{0}:topic:<topic>  5 T:{0}:ch:<topic>  [6 T:{0}:idem:<any>]
+      KEYS[6] makes a repetition safe: for the window (5 minutes by default) a call with the same one is answered with the
+      first id. Let it be a hash of who publishes, the topic, and a key of the publisher's own.
+ARGV  1 type, "" for message  2 data, UTF-8  [3 "end": the topic is finished after this event]
+Reply [id, "stored" or "duplicate"]
+Errors KEYS_INVALID, TOPIC_INVALID, TYPE_INVALID, DATA_INVALID, EVENT_TOO_LARGE, TOPIC_FINISHED, IDEMPOTENCY_MISMATCH,
+      TOPIC_BROKEN; OOM from Redis itself.
+Why atomic: two publishers at once would give one id twice, or break the chain of previous ids. ]]
+redis.register_function('tidegate_publish', function(keys, args)
+  if #keys < 5 or #keys > 6 then return fail('KEYS_INVALID', 'five or six keys are expected: meta, last, heads, topic, ch, idem') end
+  local wrong = misplaced(keys, { 'last', 'heads' })
+  if wrong then return fail('KEYS_INVALID', wrong) end
+  local base = base_of(keys[1])
+  if string.sub(keys[4], 1, #base + 6) ~= base .. 'topic:' then
+    return fail('KEYS_INVALID', 'KEYS[4] is ' .. base .. 'topic:<topic>')
+  end
+  local name = string.sub(keys[4], #base + 7)
+  if keys[5] ~= base .. 'ch:' .. name then return fail('KEYS_INVALID', 'KEYS[5] is ' .. base .. 'ch:' .. name) end
+  if keys[6] and string.sub(keys[6], 1, #base + 5) ~= base .. 'idem:' then
+    return fail('KEYS_INVALID', 'KEYS[6] begins with ' .. base .. 'idem:')
+  end
+  wrong = wrong_topic(name)
+  if wrong then return fail('TOPIC_INVALID', wrong) end
+  local kind, data, ending = args[1], args[2], args[3]
+  if not data then return fail('DATA_INVALID', 'two arguments are expected: type ("" for message), data') end
+  if #args > 3 or (ending and ending ~= 'end') then
+    return fail('DATA_INVALID', 'the third argument is "end" or is left out, and there is no fourth')
+  end
+  if kind == '' then kind = 'message' end
+  wrong = wrong_type(kind)
+  if wrong then return fail('TYPE_INVALID', wrong) end
+  local state = state_of(keys[1], keys[2])
+  local limit = state.limits.event_bytes or DEFAULT_LIMITS.event_bytes
+  if #data > limit then
+    return fail('EVENT_TOO_LARGE', string.format('data has %d bytes, the limit is %.0f', #data, limit))
+  end
+  if not is_utf8(data) then return fail('DATA_INVALID', 'data is UTF-8') end
+  bear(state, keys[3])
+  local topic, err = topic_of(state, name, keys[4], keys[5])
+  if err then return err end
+  local id, duplicate
+  id, duplicate, err = append(state, topic, kind, data, ending ~= nil, keys[6])
+  settle(state, keys[3], { topic })
+  if err then return err end
+  return { id, duplicate and 'duplicate' or 'stored' }
+end)
+
+--[[ tidegate_publish_batch: appends many events, in their order. For the gateway, which has checked them.
+KEYS  1 meta  2 last  3 heads, then for each topic: its stream, its channel; then idempotency keys
+ARGV  1 number of topics, then for each its name; then for each event: number of its topic (from 1), "" or "x" (the topic
+      ends after it) or "X" (only the end), type, data, number of its idempotency key (from 1) or 0
+Reply for each event "+<id>", "=<id>" for a duplicate, or "-<CODE> <text>"; one event's error does not stop the others.
+Why atomic: as tidegate_publish; and a batch of one publisher stays together. ]]
+redis.register_function('tidegate_publish_batch', function(keys, args)
+  local wrong = misplaced(keys, { 'last', 'heads' })
+  if wrong then return fail('KEYS_INVALID', wrong) end
+  local count = tonumber(args[1])
+  local idem = 3 + 2 * count
+  local first = 2 + count
+  local state = state_of(keys[1], keys[2])
+  bear(state, keys[3])
+  local topics, replies = {}, {}
+  local function run()
+    for at = first, #args, 5 do
+      local which = tonumber(args[at])
+      local topic, err = topics[which], nil
+      if not topic then
+        topic, err = topic_of(state, args[1 + which], keys[2 + 2 * which], keys[3 + 2 * which])
+        topics[which] = topic
+      end
+      local id, duplicate
+      if topic then
+        local flag, data, number = args[at + 1], args[at + 3], tonumber(args[at + 4])
+        if flag == 'X' then data = nil end
+        local idem_key = number > 0 and keys[idem + number] or nil
+        id, duplicate, err = append(state, topic, args[at + 2], data, flag ~= '', idem_key)
+      end
+      if err then
+        replies[#replies + 1] = '-' .. err.err
+      else
+        replies[#replies + 1] = (duplicate and '=' or '+') .. id
+      end
+    end
+  end
+  -- Whatever happens, what was stored is written down: ids never go back.
+  local ok, problem = pcall(run)
+  settle(state, keys[3], topics)
+  if not ok then error(problem) end
+  return replies
+end)
+
+--[[ tidegate_init: makes the log where there is none, and writes the settings of the deployment.
+KEYS  1 meta  2 last  3 heads
+ARGV  1 highest id that the replica has seen, or 0-0  2 retention  3 limits, both JSON
+      4 "replace": these settings take the place of others; "": only where there are none
+Reply [born]
+Errors FORMAT_UNKNOWN: the log was written by another version. CLOCK_BEHIND: as tidegate_raise.
+Why atomic: two replicas that start at once must agree on one birth. ]]
+register_small('tidegate_init', function(keys, args)
+  local wrong = misplaced(keys, { 'last', 'heads' })
+  if wrong then return fail('KEYS_INVALID', wrong) end
+  local known = redis.call('HGET', keys[1], 'format')
+  if known and known ~= FORMAT then
+    return fail('FORMAT_UNKNOWN', 'the log has format ' .. known .. ', this version reads and writes ' .. FORMAT)
+  end
+  local state = state_of(keys[1], keys[2])
+  local seen = parse(args[1])
+  if state.missing and seen and ahead(state, seen) then return clock_behind(state, seen) end
+  bear(state, keys[3], seen)
+  if args[4] == 'replace' or not state.raw_retention then
+    redis.call('HSET', keys[1], 'retention', args[2], 'limits', args[3])
+  end
+  return { format(state.born) }
+end)
+
+--[[ tidegate_raise: ids given from now on lie above the highest id that a replica has seen. Called after each connect, so that
+ids keep increasing through a failover, a restored file, a clock that went back.
+KEYS  1 meta  2 last  3 heads
+ARGV  1 highest id seen  2 the birth that the replica knows, or ""  [3 highest id that a position of that log has stated]
+Reply [born, last]
+Errors CLOCK_BEHIND: the id lies over 10 minutes ahead of the clock of this server. ID_INVALID.
+A log that is not the one that the replica knows is born above what the replica has seen: cursors of the old one must tell.
+Why atomic: a publish in between would be given an id below it. ]]
+register_small('tidegate_raise', function(keys, args)
+  local wrong = misplaced(keys, { 'last', 'heads' })
+  if wrong then return fail('KEYS_INVALID', wrong) end
+  local seen = parse(args[1])
+  if not seen then return fail('ID_INVALID', 'ARGV[1] is <milliseconds>-<sequence>') end
+  local state = state_of(keys[1], keys[2])
+  if ahead(state, seen) then return clock_behind(state, seen) end
+  bear(state, keys[3], seen)
+  -- What lies above this log's last id is certainly not of it. What does not may be: only what a position confirmed is not.
+  local foreign = below(state.last, seen) and seen or parse(args[3]) or seen
+  if args[2] ~= '' and args[2] ~= format(state.born) and not below(foreign, state.born) then
+    state.born = after(foreign)
+    state.last = greatest(state.last, state.born)
+    state.horizon = greatest(state.horizon, state.born)
+    redis.call('HSET', keys[1], 'born', format(state.born), 'last', format(state.last), 'horizon', format(state.horizon))
+  elseif below(state.last, seen) then
+    state.last = seen
+    redis.call('HSET', keys[1], 'last', format(seen))
+  end
+  return { format(state.born), format(state.last) }
+end)
+
+--[[ tidegate_position: where the log and some of its topics stand.
+KEYS  1 meta  2 last  3 lost, then the stream of each topic
+ARGV  the names of the topics, in the same order
+Reply [born, last, horizon, milliseconds of the clock, then for each topic: last id or "", id of its end or "", lost ranges]
+Errors NOT_INITIALISED: there is no log; tidegate_init makes one.
+Why atomic: the last id of the log and those of its topics must belong to the same moment. ]]
+redis.register_function({
+  function_name = 'tidegate_position',
+  callback = function(keys, args)
+    local wrong = misplaced(keys, { 'last', 'lost' })
+    if wrong then return fail('KEYS_INVALID', wrong) end
+    local state = state_of(keys[1], keys[2])
+    if state.missing then return fail('NOT_INITIALISED', 'there is no log yet') end
+    local reply = { format(state.born), format(state.last), format(state.horizon), string.format('%.0f', state.now) }
+    if #args == 0 then return reply end
+    local lasts = redis.call('HMGET', keys[2], unpack(args))
+    local lost = redis.call('HMGET', keys[3], unpack(args))
+    for at = 1, #args do
+      local last, ended = parse_last(lasts[at] or nil)
+      if not last then
+        local _, _, _, ours = newest(keys[3 + at])
+        last = ours
+      end
+      local none = not last or not below(state.born, last)
+      reply[#reply + 1] = none and '' or format(last)
+      reply[#reply + 1] = ended and format(ended) or ''
+      reply[#reply + 1] = lost[at] or ''
+    end
+    return reply
+  end,
+  flags = { 'no-writes' },
+})
+
+--[[ tidegate_lost: records that entries of a topic were acknowledged and then lost.
+KEYS  1 meta  2 lost
+ARGV  1 topic  2 id before the range  3 last id of the range
+Reply the number of ranges that are remembered of the topic, at most 16: the newest stay.
+Why atomic: two replicas may find the same loss at once. ]]
+register_small('tidegate_lost', function(keys, args)
+  local wrong = misplaced(keys, { 'lost' })
+  if wrong then return fail('KEYS_INVALID', wrong) end
+  local range = args[2] .. '..' .. args[3]
+  local ranges, recorded = {}, false
+  for known in string.gmatch(redis.call('HGET', keys[2], args[1]) or '', '%S+') do
+    recorded = recorded or known == range
+    ranges[#ranges + 1] = known
+  end
+  if recorded then return #ranges end
+  ranges[#ranges + 1] = range
+  while #ranges > 16 do table.remove(ranges, 1) end
+  redis.call('HSET', keys[2], args[1], table.concat(ranges, ' '))
+  return #ranges
+end)
+
+--[[ tidegate_delete: takes every event of a topic. Its last id and its end stay, so that cursors are judged truthfully.
+KEYS  1 meta  2 last  3 heads  4 stream  5 channel
+ARGV  1 topic
+Reply [number of entries that were there, the id up to which everything is gone, or ""]
+Why atomic: replicas must hear of it in its place among the events. ]]
+register_small('tidegate_delete', function(keys, args)
+  local wrong = misplaced(keys, { 'last', 'heads', 'topic:' .. args[1], 'ch:' .. args[1] })
+  if wrong then return fail('KEYS_INVALID', wrong) end
+  local last, ended = parse_last(redis.call('HGET', keys[2], args[1]))
+  local _, _, _, ours = newest(keys[4])
+  local through = greatest(greatest(last or { 0, 0 }, ended), ours)
+  local count = redis.pcall('XLEN', keys[4])
+  if type(count) == 'table' then count = 0 end
+  if count > 0 and ended then count = count - 1 end
+  redis.call('UNLINK', keys[4])
+  if through[1] == 0 then return { count, '' } end
+  if not last and ours then
+    redis.call('HSET', keys[2], args[1], format(ours))
+    redis.call('ZADD', keys[3], string.format('%.0f', ours[1]), args[1])
+  end
+  local text = format(through)
+  redis.call('SPUBLISH', keys[5], text .. ' ' .. text .. ' d')
+  return { count, text }
+end)
+
+--[[ tidegate_replica: renews the lease of a replica, or gives it back.
+KEYS  1 meta  2 replicas
+ARGV  1 id of the replica  2 milliseconds of the lease, 0 to give it back  3 what it says of itself, JSON
+Reply the number of replicas that are alive. Those whose lease is over are removed.
+Why atomic: leases are judged by the clock of this server, of which there is one. ]]
+register_small('tidegate_replica', function(keys, args)
+  local wrong = misplaced(keys, { 'replicas' })
+  if wrong then return fail('KEYS_INVALID', wrong) end
+  local now, lease = now_ms(), tonumber(args[2])
+  if lease > 0 then
+    redis.call('HSET', keys[2], args[1], string.format('%.0f %s', now + lease, args[3]))
+  else
+    redis.call('HDEL', keys[2], args[1])
+  end
+  local all = redis.call('HGETALL', keys[2])
+  local alive = 0
+  for at = 1, #all, 2 do
+    local ends = tonumber(string.match(all[at + 1], '^%d+'))
+    if ends and ends > now then
+      alive = alive + 1
+    else
+      redis.call('HDEL', keys[2], all[at])
+    end
+  end
+  return alive
+end)
+
+--[[ tidegate_replicas: what each live replica says of itself.
+KEYS  1 meta  2 replicas
+ARGV  none
+Reply JSON texts, one for each. ]]
+redis.register_function({
+  function_name = 'tidegate_replicas',
+  callback = function(keys)
+    local wrong = misplaced(keys, { 'replicas' })
+    if wrong then return fail('KEYS_INVALID', wrong) end
+    local now, reply = now_ms(), {}
+    local all = redis.call('HGETALL', keys[2])
+    for at = 2, #all, 2 do
+      local ends, text = string.match(all[at], '^(%d+) (.*)$')
+      if ends and tonumber(ends) > now then reply[#reply + 1] = text end
+    end
+    return reply
+  end,
+  flags = { 'no-writes' },
+})
+
+-- Whether an entry is an event that a gateway would send: others may write whatever they like.
+local function is_event(entry)
+  local field = {}
+  for at = 1, #entry[2], 2 do
+    field[entry[2][at]] = field[entry[2][at]] or entry[2][at + 1]
+  end
+  local id, previous = parse(entry[1]), parse(field.p)
+  return id and previous and below(previous, id) and field.e and field.d and not field.x
+    and not wrong_type(field.e) and is_utf8(field.d)
+end
+
+--[[ tidegate_newest: the ids of the newest events of a topic, newest first.
+KEYS  1 meta  2 stream
+ARGV  1 how many, at most
+Reply ids. Only they travel, not the data. ]]
+redis.register_function({
+  function_name = 'tidegate_newest',
+  callback = function(keys, args)
+    local wanted, reply, from = tonumber(args[1]), {}, '+'
+    while #reply < wanted do
+      local entries = redis.call('XREVRANGE', keys[2], from, '-', 'COUNT', 64)
+      if #entries == 0 then break end
+      for _, entry in ipairs(entries) do
+        if #reply < wanted and is_event(entry) then reply[#reply + 1] = entry[1] end
+      end
+      from = '(' .. entries[#entries][1]
+    end
+    return reply
+  end,
+  flags = { 'no-writes' },
+})

@@ -1,0 +1,97 @@
+//! Every key and channel, named in one place. What they hold is said in `functions.lua`.
+
+use std::fmt::Write as _;
+
+use aws_lc_rs::digest;
+
+use crate::{event::Topic, store::IdempotencyKey};
+
+/// The names of one deployment: all in one hash tag, so that a cluster keeps them together.
+#[derive(Clone, Debug)]
+pub(super) struct Keys {
+    base: String,
+    pub(super) meta: String,
+    pub(super) last: String,
+    pub(super) heads: String,
+    pub(super) lost: String,
+    pub(super) replicas: String,
+}
+
+impl Keys {
+    pub(super) fn new(prefix: &str) -> Self {
+        let base = format!("{prefix}:{{0}}:");
+        let key = |name: &str| format!("{base}{name}");
+        Self {
+            meta: key("meta"),
+            last: key("last"),
+            heads: key("heads"),
+            lost: key("lost"),
+            replicas: key("replicas"),
+            base,
+        }
+    }
+
+    /// The stream of a topic.
+    pub(super) fn topic(&self, topic: &Topic) -> String {
+        format!("{}topic:{topic}", self.base)
+    }
+
+    /// The channel of a topic.
+    pub(super) fn channel(&self, topic: &Topic) -> String {
+        format!("{}ch:{topic}", self.base)
+    }
+
+    /// The name of the topic to which a channel belongs.
+    pub(super) fn topic_of_channel<'a>(&self, channel: &'a [u8]) -> Option<&'a str> {
+        let name = channel
+            .strip_prefix(self.base.as_bytes())?
+            .strip_prefix(b"ch:")?;
+        std::str::from_utf8(name).ok()
+    }
+
+    /// Where it is remembered that a key was used: a hash, so that no caller's key can name another's.
+    pub(super) fn idempotency(&self, topic: &Topic, key: &IdempotencyKey) -> String {
+        let mut hash = digest::Context::new(&digest::SHA256);
+        for part in [&*key.caller, topic.as_str(), &*key.key] {
+            hash.update(&(part.len() as u64).to_be_bytes());
+            hash.update(part.as_bytes());
+        }
+        let mut name = format!("{}idem:", self.base);
+        for byte in &hash.finish().as_ref()[..16] {
+            let _ = write!(name, "{byte:02x}");
+        }
+        name
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_keys_share_one_hash_tag() {
+        let keys = Keys::new("tidegate");
+        let topic: Topic = "orders/eu".parse().expect("a topic");
+        assert_eq!(keys.meta, "tidegate:{0}:meta");
+        assert_eq!(keys.topic(&topic), "tidegate:{0}:topic:orders/eu");
+        assert_eq!(keys.channel(&topic), "tidegate:{0}:ch:orders/eu");
+        let channel = keys.channel(&topic);
+        assert_eq!(keys.topic_of_channel(channel.as_bytes()), Some("orders/eu"));
+        assert_eq!(keys.topic_of_channel(b"other:{0}:ch:x"), None);
+    }
+
+    #[test]
+    fn an_idempotency_key_belongs_to_its_caller_and_topic() {
+        let keys = Keys::new("t");
+        let name = |caller: &str, topic: &str, key: &str| {
+            let key = IdempotencyKey {
+                caller: caller.into(),
+                key: key.into(),
+            };
+            keys.idempotency(&topic.parse().expect("a topic"), &key)
+        };
+        assert_eq!(name("a", "b", "c"), name("a", "b", "c"));
+        assert_eq!(name("a", "b", "c").len(), "t:{0}:idem:".len() + 32);
+        assert_ne!(name("a", "bc", "d"), name("ab", "c", "d"));
+    }
+}

@@ -1,0 +1,142 @@
+//! The function library: loaded where it is missing, and what a fresh connection is told first.
+
+use std::fmt::Write as _;
+
+use super::{
+    Shared,
+    link::{Link, LinkError},
+    resp::{Request, Value},
+};
+use crate::{event::EventId, log::Retention};
+
+/// The functions; their contract stands in the file.
+pub const SOURCE: &str = include_str!("functions.lua");
+/// The version of [`SOURCE`], which the file states, too.
+const VERSION: i64 = 1;
+
+/// Numbers that a double holds exactly; beyond it a limit is none.
+const EXACT: u64 = 1 << 53;
+
+/// Loads the library where it is missing or older. A newer one stays: it belongs to replicas that are already newer.
+pub(super) async fn load(link: &mut Link) -> Result<(), LinkError> {
+    let version = Request::read_function("tidegate_version", &[]);
+    let load = match link.ask(&version).await {
+        Ok(Value::Number(version)) if version >= VERSION => return Ok(()),
+        Ok(_) => load_request().arg("REPLACE").arg(SOURCE),
+        Err(LinkError::Refused(text)) if text.contains("not found") => load_request().arg(SOURCE),
+        Err(error) => return Err(error),
+    };
+    tracing::info!(version = VERSION, "loading the function library into Redis");
+    match link.ask(&load).await {
+        // Another replica was faster.
+        Err(LinkError::Refused(text)) if text.contains("already exists") => Ok(()),
+        loaded => loaded.map(|_| ()),
+    }
+}
+
+/// Loads the library if it is missing.
+pub(super) fn load_missing() -> Request {
+    load_request().arg(SOURCE)
+}
+
+fn load_request() -> Request {
+    Request::new("FUNCTION").arg("LOAD")
+}
+
+/// Makes the log where there is none, and sees to it that ids lie above everything that this replica has seen. Returns the
+/// birth of the log, which the replica has then nothing more to say about.
+pub(super) async fn begin(link: &mut Link, shared: &Shared) -> Result<EventId, LinkError> {
+    let mut born = link.ask(&init_request(shared)).await?;
+    shared.settings_written();
+    if let Some(raise) = raise_request(shared) {
+        born = link.ask(&raise).await?;
+    }
+    birth(&born).ok_or(LinkError::Unexpected)
+}
+
+/// The birth that `tidegate_init` and `tidegate_raise` answer with.
+pub(super) fn birth(reply: &Value) -> Option<EventId> {
+    reply.array()?.first()?.text()?.parse().ok()
+}
+
+pub(super) fn init_request(shared: &Shared) -> Request {
+    let keys = &shared.keys;
+    let highest = shared.seen.lock().highest;
+    Request::function("tidegate_init", &[&keys.meta, &keys.last, &keys.heads])
+        .arg(highest.to_string())
+        .arg(&shared.retention)
+        .arg(&shared.limits)
+        // Only once: a replica of an older configuration that reconnects must not undo what a newer one wrote.
+        .arg(if shared.has_written_settings() {
+            ""
+        } else {
+            "replace"
+        })
+}
+
+/// None: this replica has seen nothing.
+pub(super) fn raise_request(shared: &Shared) -> Option<Request> {
+    let seen = *shared.seen.lock();
+    if seen.born.is_none() && seen.highest == EventId::ZERO {
+        return None;
+    }
+    let keys = &shared.keys;
+    let raise = Request::function("tidegate_raise", &[&keys.meta, &keys.last, &keys.heads]);
+    let born = seen.born.map_or_else(String::new, |born| born.to_string());
+    let raise = raise.arg(seen.highest.to_string()).arg(born);
+    Some(raise.arg(seen.confirmed.to_string()))
+}
+
+/// What an operator should know about the server, or nothing where it does not tell.
+pub(super) async fn warnings(link: &mut Link) -> Result<Vec<String>, LinkError> {
+    let info = match link.ask(&Request::new("INFO").arg("memory")).await {
+        Ok(info) => info,
+        // Managed servers may not allow it.
+        Err(LinkError::Refused(_)) => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let policy = info
+        .text()
+        .unwrap_or_default()
+        .lines()
+        .find_map(|line| line.strip_prefix("maxmemory_policy:"))
+        .unwrap_or("noeviction");
+    if policy == "noeviction" {
+        return Ok(Vec::new());
+    }
+    Ok(vec![format!(
+        "maxmemory-policy is {policy}, so Redis may delete events and last ids at will: set it to noeviction"
+    )])
+}
+
+/// The settings that the functions need, as JSON.
+pub(super) fn retention_json(retention: &crate::log::RetentionRules) -> String {
+    let mut json = String::from("{");
+    keep(&mut json, retention.default_rule());
+    json.push_str(",\"rules\":[");
+    for (at, rule) in retention.prefix_rules().iter().enumerate() {
+        let prefix = serde_json::to_string(&rule.prefix).expect("a text is JSON");
+        let _ = write!(
+            json,
+            "{}{{\"prefix\":{prefix},",
+            if at > 0 { "," } else { "" }
+        );
+        keep(&mut json, rule.retention);
+        json.push('}');
+    }
+    json.push_str("]}");
+    json
+}
+
+fn keep(json: &mut String, retention: Retention) {
+    let exact = |number: u64| number.min(EXACT);
+    let (events, bytes) = (retention.events as u64, retention.bytes as u64);
+    let _ = write!(
+        json,
+        "\"events\":{},\"bytes\":{},\"age\":{}",
+        exact(events.max(1)),
+        exact(bytes),
+        // Redis wants to add it to the time of day.
+        retention.age_ms.min(1 << 45)
+    );
+}

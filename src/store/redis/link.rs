@@ -1,0 +1,316 @@
+//! One connection to Redis: opened, introduced, and ready for the log.
+
+use std::{io, path::Path, sync::Arc, time::Duration};
+
+use bytes::BytesMut;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf},
+    net::TcpStream,
+    time,
+};
+use tokio_rustls::{
+    TlsConnector,
+    rustls::{self, ClientConfig, RootCertStore},
+};
+
+use super::{
+    RedisTls, RedisUrl,
+    resp::{Decoder, Request, RespError, Value},
+};
+
+/// How long opening a connection and each answer of its introduction may take.
+const CONNECT: Duration = Duration::from_secs(3);
+/// Input that one read may bring.
+const READ: usize = 64 * 1024;
+/// The oldest version with functions and sharded channels.
+const VERSION_NEEDED: u64 = 7;
+
+/// A connection of any kind.
+pub(super) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+
+/// Why there is no connection, or none any more.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LinkError {
+    #[error("cannot connect to {0}: {1}")]
+    Connect(Box<str>, io::Error),
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("it did not answer in time")]
+    Silent,
+    #[error("the connection was closed")]
+    Closed,
+    #[error("it sent what is no RESP3: {0}")]
+    Resp(#[from] RespError),
+    #[error("it answered: {0}")]
+    Refused(Box<str>),
+    #[error("it answered something else than was expected")]
+    Unexpected,
+    #[error(
+        "it is version {0}, Redis {VERSION_NEEDED} or later is needed (or Valkey): older ones have no functions"
+    )]
+    TooOld(Box<str>),
+    #[error("it took a subscription away: the channel has moved to another server")]
+    Unsubscribed,
+    #[error("it is a replica, which takes no writes: name the master")]
+    Replica,
+}
+
+/// Where connections go, and how they are introduced.
+pub(super) struct Endpoint {
+    url: RedisUrl,
+    tls: Option<TlsConnector>,
+}
+
+/// Why the certificates of the settings cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum RedisTlsError {
+    /// A file cannot be read, or holds something else.
+    #[error("{key} {path}: {message}")]
+    File {
+        /// Which setting.
+        key: &'static str,
+        /// Which file.
+        path: String,
+        /// What is wrong.
+        message: String,
+    },
+    /// Key and certificate do not belong together, or cannot be used.
+    #[error("redis.tls: {0}")]
+    Tls(#[from] rustls::Error),
+    /// There is nothing to check the server's certificate against.
+    #[error("no root certificates were found on this machine: name a file in redis.tls.ca")]
+    NoRoots,
+}
+
+impl Endpoint {
+    pub(super) fn new(url: RedisUrl, tls: &RedisTls) -> Result<Self, RedisTlsError> {
+        let connector = if url.tls() {
+            Some(TlsConnector::from(Arc::new(client_config(tls)?)))
+        } else {
+            None
+        };
+        Ok(Self {
+            url,
+            tls: connector,
+        })
+    }
+
+    /// Opens a connection. `purpose` is the name under which `CLIENT LIST` shows it.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves nothing behind.
+    pub(super) async fn connect(&self, purpose: &str) -> Result<Link, LinkError> {
+        let open = time::timeout(CONNECT, self.open()).await;
+        let (reader, writer) = tokio::io::split(open.map_err(|_| LinkError::Silent)??);
+        let mut link = Link {
+            reader,
+            writer,
+            decoder: Decoder::default(),
+            input: BytesMut::with_capacity(READ),
+        };
+        link.introduce(&self.url, purpose).await?;
+        Ok(link)
+    }
+
+    async fn open(&self) -> Result<Box<dyn Io>, LinkError> {
+        let (host, port) = (self.url.host(), self.url.port());
+        let failed = |error| LinkError::Connect(format!("{host}:{port}").into(), error);
+        let tcp = TcpStream::connect((host, port)).await.map_err(failed)?;
+        tcp.set_nodelay(true)?;
+        let socket = socket2::SockRef::from(&tcp);
+        let keepalive = socket2::TcpKeepalive::new()
+            .with_time(Duration::from_secs(15))
+            .with_interval(Duration::from_secs(5));
+        socket.set_tcp_keepalive(&keepalive)?;
+        let Some(tls) = &self.tls else {
+            return Ok(Box::new(tcp));
+        };
+        let name = ServerName::try_from(host.to_owned())
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+        Ok(Box::new(tls.connect(name, tcp).await.map_err(failed)?))
+    }
+}
+
+fn client_config(tls: &RedisTls) -> Result<ClientConfig, RedisTlsError> {
+    let mut roots = RootCertStore::empty();
+    match &tls.ca {
+        Some(path) => {
+            for certificate in certificates("redis.tls.ca", path)? {
+                roots.add(certificate)?;
+            }
+        }
+        None => {
+            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        }
+    }
+    if roots.is_empty() {
+        return Err(RedisTlsError::NoRoots);
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots);
+    match (&tls.certificate, &tls.key) {
+        (Some(certificate), Some(key)) => {
+            let chain = certificates("redis.tls.certificate", certificate)?;
+            let key = PrivateKeyDer::from_pem_file(key)
+                .map_err(|error| wrong("redis.tls.key", key, &error))?;
+            Ok(builder.with_client_auth_cert(chain, key)?)
+        }
+        _ => Ok(builder.with_no_client_auth()),
+    }
+}
+
+fn certificates(
+    key: &'static str,
+    path: &Path,
+) -> Result<Vec<CertificateDer<'static>>, RedisTlsError> {
+    let read = CertificateDer::pem_file_iter(path).map_err(|error| wrong(key, path, &error))?;
+    let certificates: Result<Vec<_>, _> = read.collect();
+    let certificates = certificates.map_err(|error| wrong(key, path, &error))?;
+    if certificates.is_empty() {
+        return Err(wrong(key, path, &"it holds no certificate in PEM form"));
+    }
+    Ok(certificates)
+}
+
+fn wrong(key: &'static str, path: &Path, message: &dyn std::fmt::Display) -> RedisTlsError {
+    RedisTlsError::File {
+        key,
+        path: path.display().to_string(),
+        message: message.to_string(),
+    }
+}
+
+/// An open connection.
+pub(super) struct Link {
+    pub(super) reader: ReadHalf<Box<dyn Io>>,
+    pub(super) writer: WriteHalf<Box<dyn Io>>,
+    pub(super) decoder: Decoder,
+    pub(super) input: BytesMut,
+}
+
+impl Link {
+    async fn introduce(&mut self, url: &RedisUrl, purpose: &str) -> Result<(), LinkError> {
+        let mut hello = Request::new("HELLO").arg("3");
+        if let Some(password) = url.password() {
+            let name = url.username().unwrap_or("default");
+            hello = hello.arg("AUTH").arg(name).arg(password);
+        }
+        let hello = hello.arg("SETNAME").arg(format!("tidegate-{purpose}"));
+        let answer = self.ask(&hello).await;
+        let about = match answer {
+            Err(LinkError::Refused(text)) if text.contains("unknown command") => {
+                return Err(LinkError::TooOld("6 or older".into()));
+            }
+            answer => answer?,
+        };
+        let about = about.array().ok_or(LinkError::Unexpected)?;
+        let find = |name: &str| {
+            let mut pairs = about.chunks_exact(2);
+            pairs.find_map(|pair| (pair[0].text() == Some(name)).then(|| pair[1].text())?)
+        };
+        let version = find("version").ok_or(LinkError::Unexpected)?;
+        let major = version
+            .split('.')
+            .next()
+            .and_then(|major| major.parse().ok());
+        if major.is_none_or(|major: u64| major < VERSION_NEEDED) {
+            return Err(LinkError::TooOld(version.into()));
+        }
+        if find("role").is_some_and(|role| role != "master") {
+            return Err(LinkError::Replica);
+        }
+        if url.db() > 0 {
+            let select = Request::new("SELECT").arg(url.db().to_string());
+            self.ask(&select).await?;
+        }
+        Ok(())
+    }
+
+    /// Sends one request and waits for its reply. Nothing else may be under way.
+    pub(super) async fn ask(&mut self, request: &Request) -> Result<Value, LinkError> {
+        let mut output = BytesMut::with_capacity(request.len());
+        request.write(&mut output);
+        let asked = async {
+            self.writer.write_all(&output).await?;
+            self.writer.flush().await?;
+            loop {
+                match self.decoder.decode(&mut self.input)? {
+                    Some(Value::Push(_)) => {}
+                    Some(Value::Error(text)) => return Err(LinkError::Refused(text)),
+                    Some(value) => return Ok(value),
+                    None => {
+                        self.input.reserve(READ);
+                        if self.reader.read_buf(&mut self.input).await? == 0 {
+                            return Err(LinkError::Closed);
+                        }
+                    }
+                }
+            }
+        };
+        let answer = time::timeout(CONNECT, asked).await;
+        answer.map_err(|_| LinkError::Silent)?
+    }
+}
+
+/// Reads what has come, at least one byte.
+///
+/// # Cancel safety
+/// Dropping the future loses nothing.
+pub(super) async fn read(
+    reader: &mut ReadHalf<Box<dyn Io>>,
+    input: &mut BytesMut,
+) -> Result<(), LinkError> {
+    input.reserve(READ);
+    match reader.read_buf(input).await? {
+        0 => Err(LinkError::Closed),
+        _ => Ok(()),
+    }
+}
+
+/// What waits to be written.
+#[derive(Default)]
+pub(super) struct Output {
+    pub(super) bytes: BytesMut,
+    /// How many bytes the connection has taken.
+    pub(super) written: u64,
+    /// TLS holds back what it has not been told to flush.
+    unflushed: bool,
+}
+
+impl Output {
+    pub(super) fn is_pending(&self) -> bool {
+        self.unflushed || !self.bytes.is_empty()
+    }
+
+    /// Where the next byte will stand.
+    pub(super) fn end(&self) -> u64 {
+        self.written + self.bytes.len() as u64
+    }
+
+    /// Writes what can be written.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses nothing: what was written is gone from the buffer.
+    pub(super) async fn write(
+        &mut self,
+        writer: &mut WriteHalf<Box<dyn Io>>,
+    ) -> Result<(), LinkError> {
+        if !self.bytes.is_empty() {
+            let taken = writer.write_buf(&mut self.bytes).await?;
+            if taken == 0 {
+                return Err(LinkError::Closed);
+            }
+            self.written += taken as u64;
+            self.unflushed = true;
+        }
+        if self.bytes.is_empty() {
+            writer.flush().await?;
+            self.unflushed = false;
+        }
+        Ok(())
+    }
+}

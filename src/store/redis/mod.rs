@@ -1,0 +1,459 @@
+//! The store that replicas share: the log in Redis 7 or later, or Valkey.
+//!
+//! ```text
+//!  append ──► publisher ──► pipe ──────► FCALL tidegate_publish_batch ─┐
+//!  read, newest, position ► pipe ──────► XRANGE, tidegate_position     │ one step: id, entry, last id, message
+//!  join, leave ──► exchange ──► feed ──► SSUBSCRIBE, tidegate_position │
+//!  hub ◄─── items ◄──┘          └─────── messages ◄────────────────────┘
+//! ```
+//!
+//! What is atomic is a function (`functions.lua`); what is durable is a key (`keys.rs`); where the log stands is said on the
+//! feed (`feed.rs`). Three connections: publishes, reads, the feed; none waits for another.
+//!
+//! # Promises
+//! 1. Those of [`crate::store`].
+//! 2. [`StoreError::Unavailable`] means that not one byte of the request was sent, or that Redis said it did nothing.
+//! 3. Connections come back by themselves, for ever.
+//!
+//! Not here: which server is the master (there is one, so far).
+
+mod backoff;
+#[doc(hidden)]
+pub mod entry;
+mod feed;
+mod keys;
+mod library;
+mod link;
+mod pages;
+mod pipe;
+mod positions;
+mod publisher;
+#[doc(hidden)]
+pub mod resp;
+mod stats;
+mod url;
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::{FutureExt, future::BoxFuture};
+use parking_lot::Mutex;
+use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+pub use library::SOURCE as FUNCTIONS;
+pub use link::RedisTlsError;
+pub use url::{RedisUrl, RedisUrlError};
+
+use self::{
+    feed::{Exchange, RedisFeed},
+    keys::Keys,
+    link::{Endpoint, LinkError},
+    pages::Pages,
+    pipe::{CallError, Pipe, PipeConfig},
+    positions::Positions,
+    publisher::{Publisher, PublisherConfig},
+    resp::{Request, Value},
+    stats::{Counters, Health},
+};
+use super::{
+    Append, AppendError, Appended, Feed, FeedItem, Page, Position, RedisStats, ReplicaReport,
+    Store, StoreError, StoreStats,
+};
+use crate::{
+    event::{EventId, Topic},
+    log::{LostRange, RetentionRules},
+};
+
+/// How long the word of a replica that has fallen silent counts.
+pub const LEASE: Duration = Duration::from_secs(5);
+
+/// Settings of the Redis store.
+#[derive(Clone, Debug)]
+pub struct RedisConfig {
+    /// Where it is.
+    pub url: RedisUrl,
+    /// How the names of all keys begin.
+    pub prefix: String,
+    /// Certificates for `rediss://`.
+    pub tls: RedisTls,
+    /// How many replicas of Redis must have an event before it is acknowledged.
+    pub wait_replicas: usize,
+    /// How long an answer may take.
+    pub timeout: Duration,
+    /// Bytes of the feed that may wait for the hub.
+    pub backlog_bytes: usize,
+    /// What is kept of each topic.
+    pub retention: RetentionRules,
+    /// The longest data of an event, for other producers.
+    pub event_bytes: usize,
+    /// How long an idempotency key is remembered.
+    pub idempotency_window: Duration,
+}
+
+/// Certificates for `rediss://`, in PEM files.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RedisTls {
+    /// Roots that take the place of the system's.
+    pub ca: Option<PathBuf>,
+    /// What this side shows.
+    pub certificate: Option<PathBuf>,
+    /// The key that belongs to it.
+    pub key: Option<PathBuf>,
+}
+
+/// What this replica knows of the log's ids.
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    /// The birth of the log that the hub knows; none before the first position.
+    born: Option<EventId>,
+    /// The highest id that anybody here has seen. What came after the last position may be of a newer log.
+    highest: EventId,
+    /// The highest id that a position of that log has stated: certainly of that one.
+    confirmed: EventId,
+}
+
+/// What all parts share.
+struct Shared {
+    endpoint: Arc<Endpoint>,
+    keys: Keys,
+    /// JSON, for the functions.
+    retention: String,
+    limits: String,
+    backlog_bytes: usize,
+    exchange: Exchange,
+    seen: Mutex<Seen>,
+    settings_written: AtomicBool,
+    health: Arc<Health>,
+    counters: Arc<Counters>,
+    stop: CancellationToken,
+}
+
+impl Shared {
+    fn push(&self, item: FeedItem) {
+        self.exchange.push(item, self.backlog_bytes);
+    }
+
+    fn has_written_settings(&self) -> bool {
+        self.settings_written.load(Ordering::Acquire)
+    }
+
+    fn settings_written(&self) {
+        self.settings_written.store(true, Ordering::Release);
+    }
+}
+
+/// A log in Redis.
+pub struct RedisStore {
+    shared: Arc<Shared>,
+    publisher: Publisher,
+    reads: Pipe,
+    feed_taken: AtomicBool,
+    positions: Positions,
+    pages: Pages,
+    _stop: DropGuard,
+}
+
+impl RedisStore {
+    /// A store, with its tasks running; it connects by itself, now or when Redis is there.
+    ///
+    /// # Errors
+    /// When the certificates of the settings cannot be used.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn start(config: RedisConfig) -> Result<Self, RedisTlsError> {
+        let stop = CancellationToken::new();
+        let shared = Arc::new(Shared {
+            endpoint: Arc::new(Endpoint::new(config.url, &config.tls)?),
+            keys: Keys::new(&config.prefix),
+            retention: library::retention_json(&config.retention),
+            limits: serde_json::json!({
+                "event_bytes": config.event_bytes,
+                "idempotency_window": u64::try_from(config.idempotency_window.as_millis()).unwrap_or(u64::MAX),
+            })
+            .to_string(),
+            backlog_bytes: config.backlog_bytes,
+            exchange: Exchange::default(),
+            seen: Mutex::default(),
+            settings_written: AtomicBool::new(false),
+            health: Arc::default(),
+            counters: Arc::default(),
+            stop: stop.clone(),
+        });
+        shared.health.away("it was not reached yet");
+        let pipe = |purpose, prepare| {
+            let (pipe, task) = Pipe::new(PipeConfig {
+                endpoint: shared.endpoint.clone(),
+                purpose,
+                timeout: config.timeout,
+                counters: shared.counters.clone(),
+                health: shared.health.clone(),
+                prepare,
+                stop: stop.clone(),
+            });
+            tokio::spawn(task);
+            pipe
+        };
+        let preparing = shared.clone();
+        let publishes = pipe(
+            "publish",
+            Arc::new(move |link| {
+                let shared = preparing.clone();
+                async move {
+                    library::load(link).await?;
+                    library::begin(link, &shared).await.map(|_| ())
+                }
+                .boxed()
+            }),
+        );
+        let reads = pipe("read", Arc::new(|link| library::load(link).boxed()));
+        let (publisher, task) = Publisher::new(PublisherConfig {
+            pipe: publishes,
+            keys: shared.keys.clone(),
+            wait_replicas: config.wait_replicas,
+            timeout: config.timeout,
+            health: shared.health.clone(),
+            stop: stop.clone(),
+        });
+        tokio::spawn(task);
+        tokio::spawn(feed::run(shared.clone()));
+        Ok(Self {
+            shared,
+            publisher,
+            reads,
+            feed_taken: AtomicBool::new(false),
+            positions: Positions::default(),
+            pages: Pages::default(),
+            _stop: stop.drop_guard(),
+        })
+    }
+
+    /// One reading request: an error of Redis means that nothing was done.
+    async fn ask(&self, request: Request) -> Result<Value, StoreError> {
+        ask(&self.reads, request).await
+    }
+}
+
+fn unexpected() -> StoreError {
+    StoreError::Unavailable(LinkError::Unexpected.to_string())
+}
+
+/// Of a request that writes nothing.
+fn unavailable(error: CallError) -> StoreError {
+    match error {
+        CallError::NotSent(why) => StoreError::Unavailable(why.to_string()),
+        CallError::Unknown => StoreError::Unavailable("it did not answer in time".into()),
+    }
+}
+
+/// Asks what may be asked twice. Where somebody took the functions away, they are loaded again.
+async fn ask(pipe: &Pipe, request: Request) -> Result<Value, StoreError> {
+    let answer = pipe.call(request.clone()).await.map_err(unavailable)?;
+    let answer = match answer {
+        Value::Error(text) if text.contains("Function not found") => {
+            pipe.call(library::load_missing())
+                .await
+                .map_err(unavailable)?;
+            pipe.call(request).await.map_err(unavailable)?
+        }
+        answer => answer,
+    };
+    match answer {
+        Value::Error(text) => Err(StoreError::Unavailable(text.into())),
+        value => Ok(value),
+    }
+}
+
+impl Store for RedisStore {
+    fn append(&self, batch: Vec<Append>) -> BoxFuture<'_, Vec<Result<Appended, AppendError>>> {
+        if batch.is_empty() {
+            return std::future::ready(Vec::new()).boxed();
+        }
+        self.publisher.append(batch).boxed()
+    }
+
+    fn position<'a>(&'a self, topics: &'a [Topic]) -> BoxFuture<'a, Result<Position, StoreError>> {
+        if topics.is_empty() {
+            return self.positions.ask(&self.reads, &self.shared).boxed();
+        }
+        positions::read(&self.reads, &self.shared, topics).boxed()
+    }
+
+    fn read<'a>(
+        &'a self,
+        topic: &'a Topic,
+        after: EventId,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Page, StoreError>> {
+        self.pages
+            .read(&self.reads, &self.shared, topic, after, limit)
+            .boxed()
+    }
+
+    fn newest<'a>(
+        &'a self,
+        topic: &'a Topic,
+        count: usize,
+    ) -> BoxFuture<'a, Result<Vec<EventId>, StoreError>> {
+        async move {
+            let keys = &self.shared.keys;
+            let stream = keys.topic(topic);
+            let request = Request::read_function("tidegate_newest", &[&keys.meta, &stream]);
+            let ids = self.ask(request.arg(count.to_string())).await?;
+            let ids = ids.array().ok_or_else(unexpected)?;
+            let id = |value: &Value| value.text()?.parse().ok();
+            ids.iter()
+                .map(|value| id(value).ok_or_else(unexpected))
+                .collect()
+        }
+        .boxed()
+    }
+
+    fn join(&self, topics: Vec<Topic>, seen: EventId) {
+        let raise = {
+            let mut known = self.shared.seen.lock();
+            let raise = seen > known.highest;
+            known.highest = known.highest.max(seen);
+            raise
+        };
+        self.shared.exchange.join(topics, raise);
+    }
+
+    fn leave(&self, topics: Vec<Topic>) {
+        self.shared.exchange.leave(topics);
+    }
+
+    fn record_lost<'a>(
+        &'a self,
+        topic: &'a Topic,
+        range: LostRange,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        async move {
+            let keys = &self.shared.keys;
+            let request = Request::function("tidegate_lost", &[&keys.meta, &keys.lost])
+                .arg(topic.as_str())
+                .arg(range.after.to_string())
+                .arg(range.through.to_string());
+            self.ask(request).await.map(|_| ())
+        }
+        .boxed()
+    }
+
+    fn delete<'a>(&'a self, topic: &'a Topic) -> BoxFuture<'a, Result<usize, StoreError>> {
+        async move {
+            let keys = &self.shared.keys;
+            let (stream, channel) = (keys.topic(topic), keys.channel(topic));
+            let names = [&*keys.meta, &*keys.last, &*keys.heads, &*stream, &*channel];
+            let request = Request::function("tidegate_delete", &names).arg(topic.as_str());
+            let answer = self.ask(request).await?;
+            let count = answer
+                .array()
+                .and_then(<[_]>::first)
+                .and_then(Value::number);
+            Ok(count
+                .and_then(|count| usize::try_from(count).ok())
+                .unwrap_or(0))
+        }
+        .boxed()
+    }
+
+    fn feed(&self) -> Box<dyn Feed> {
+        let taken = self.feed_taken.swap(true, Ordering::AcqRel);
+        assert!(!taken, "one hub takes the feed");
+        Box::new(RedisFeed {
+            shared: self.shared.clone(),
+        })
+    }
+
+    fn tidy(&self) {
+        // Expiry is done by Redis, and by each publish.
+    }
+
+    fn ping(&self) -> BoxFuture<'_, Result<Duration, StoreError>> {
+        async move {
+            if let Some(why) = self.shared.health.why_away() {
+                return Err(StoreError::Unavailable(why.to_string()));
+            }
+            let since = Instant::now();
+            self.ask(Request::new("PING")).await?;
+            Ok(since.elapsed())
+        }
+        .boxed()
+    }
+
+    fn away(&self) -> bool {
+        self.shared.health.why_away().is_some()
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        self.shared.health.warnings()
+    }
+
+    fn announce<'a>(&'a self, report: &'a ReplicaReport) -> BoxFuture<'a, Result<(), StoreError>> {
+        async move {
+            let json = serde_json::to_string(report).expect("a report is JSON");
+            self.lease(&report.id, LEASE, &json).await
+        }
+        .boxed()
+    }
+
+    fn retire<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.lease(id, Duration::ZERO, "").boxed()
+    }
+
+    fn replicas(&self) -> BoxFuture<'_, Result<Vec<ReplicaReport>, StoreError>> {
+        async move {
+            let keys = &self.shared.keys;
+            let names = [&*keys.meta, &*keys.replicas];
+            let request = Request::read_function("tidegate_replicas", &names);
+            let reports = self.ask(request).await?;
+            let reports = reports.array().ok_or_else(unexpected)?;
+            // What another version wrote in another form is none of ours.
+            let report = |value: &Value| serde_json::from_slice(value.bytes()?).ok();
+            Ok(reports.iter().filter_map(report).collect())
+        }
+        .boxed()
+    }
+
+    fn stats(&self) -> StoreStats {
+        let (feed_backlog, feed_backlog_bytes) = self.shared.exchange.backlog();
+        let counters = &self.shared.counters;
+        StoreStats {
+            feed_backlog,
+            feed_backlog_bytes,
+            entries_skipped: counters.skipped.load(Ordering::Relaxed),
+            redis: Some(RedisStats {
+                up: self.shared.health.why_away().is_none(),
+                connects: counters.connects.load(Ordering::Relaxed),
+                commands: counters.commands.load(Ordering::Relaxed),
+            }),
+            ..StoreStats::default()
+        }
+    }
+
+    fn latency(&self) -> Option<crate::telemetry::Latencies> {
+        Some(self.shared.counters.latency.clone())
+    }
+
+    fn kind(&self) -> &'static str {
+        "redis"
+    }
+}
+
+impl RedisStore {
+    async fn lease(&self, id: &str, lease: Duration, json: &str) -> Result<(), StoreError> {
+        let keys = &self.shared.keys;
+        let request = Request::function("tidegate_replica", &[&keys.meta, &keys.replicas])
+            .arg(id)
+            .arg(lease.as_millis().to_string())
+            .arg(json);
+        self.ask(request).await.map(|_| ())
+    }
+}

@@ -1,0 +1,174 @@
+//! What breaks, and when: drawn from a seed before anything begins, so that a seed repeats it.
+
+use std::{fmt, time::Duration};
+
+use tidegate::store::faulty::Dice;
+
+use crate::support::{Aim, Way};
+
+/// Replicas of the gateway.
+pub(super) const REPLICAS: usize = 3;
+/// Topics that many publish to.
+pub(super) const BUSY: usize = 4;
+/// Topics that few publish to.
+pub(super) const QUIET: usize = 26;
+
+/// The name of a topic by its number.
+pub(super) fn topic(number: usize) -> String {
+    if number < BUSY {
+        format!("busy/{number}")
+    } else {
+        format!("quiet/{}", number - BUSY)
+    }
+}
+
+/// How hard a storm is on the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Weather {
+    /// The log loses nothing: no gap may be told at all.
+    Rough,
+    /// Streams of topics are trimmed and deleted.
+    Trims,
+    /// The same, and the whole log is flushed.
+    Floods,
+}
+
+/// One thing that breaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// `kill -9` of a replica; another takes its place.
+    Kill(usize),
+    /// SIGTERM; when it has ended, another takes its place.
+    Drain(usize),
+    /// Connections of a replica to Redis are cut.
+    Cut(usize, Aim),
+    /// The same after some more bytes towards the replica: in the middle of a reply.
+    CutAfter(usize, Aim, usize),
+    /// Nothing goes this way between a replica and Redis for a while; without a way, nothing goes either way.
+    Hold(usize, Option<Way>, Duration),
+    /// A replica is cut off and finds nobody who listens, for a while.
+    Refuse(usize, Duration),
+    /// Redis ends the connections of all feeds.
+    KillFeeds,
+    /// Redis neither reads nor answers for a while.
+    Freeze(Duration),
+    /// `kill -9` of Redis; it comes back with its file after a while.
+    Restart(Duration),
+    /// Only so many entries of a topic stay.
+    Trim(usize, usize),
+    /// The stream of a topic is deleted, which replicas do not hear of.
+    Delete(usize),
+    /// A topic is deleted as the gateway does it: replicas hear of it in its place among the events.
+    Erase(usize),
+    /// Everything is deleted.
+    Flush,
+}
+
+/// When each thing breaks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Schedule(pub(super) Vec<(Duration, Fault)>);
+
+const fn millis(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+impl Schedule {
+    /// The schedule of a seed.
+    pub(super) fn draw(weather: Weather, seed: u64, length: Duration) -> Self {
+        let mut dice = Dice::new(seed ^ 0xC4A0_5000);
+        let mut schedule = Vec::new();
+        // Everybody connects first.
+        let mut at = millis(400);
+        while at < length {
+            schedule.push((at, draw(weather, &mut dice)));
+            // Some things happen at once.
+            if !dice.once_in(3) {
+                at += millis(50) + dice.up_to(millis(350));
+            }
+        }
+        let middle = schedule.len() / 2;
+        match weather {
+            Weather::Rough => {}
+            Weather::Trims => schedule[middle].1 = Fault::Trim(0, 0),
+            Weather::Floods => schedule[middle].1 = Fault::Flush,
+        }
+        Self(schedule)
+    }
+}
+
+fn draw(weather: Weather, dice: &mut Dice) -> Fault {
+    let replica = dice.below(REPLICAS);
+    let aim = match dice.below(5) {
+        0 => Aim::All,
+        1 | 2 => Aim::Feed,
+        _ => Aim::Command(dice.below(8)),
+    };
+    let short = millis(30) + dice.up_to(millis(700));
+    let long = if dice.once_in(8) {
+        short + millis(1_500)
+    } else {
+        short
+    };
+    let way = match dice.below(3) {
+        0 => None,
+        1 => Some(Way::ToStore),
+        _ => Some(Way::ToGateway),
+    };
+    let (topic, keep) = match dice.below(3) {
+        0 => (dice.below(BUSY), dice.below(30)),
+        _ => (BUSY + dice.below(QUIET), dice.below(3)),
+    };
+    match (dice.below(100), weather) {
+        (0..12, Weather::Trims | Weather::Floods) => Fault::Trim(topic, keep),
+        (12..18, Weather::Trims | Weather::Floods) => Fault::Delete(topic),
+        (18..24, Weather::Trims | Weather::Floods) => Fault::Erase(topic),
+        (24..31, Weather::Floods) => Fault::Flush,
+        (0..33, _) => Fault::Cut(replica, aim),
+        (33..46, _) => Fault::CutAfter(replica, aim, dice.below(3_000)),
+        (46..63, _) => Fault::Hold(replica, way, long),
+        (63..69, _) => Fault::Refuse(replica, short),
+        (69..75, _) => Fault::KillFeeds,
+        (75..81, _) => Fault::Freeze(short),
+        (81..86, _) => Fault::Restart(short / 4),
+        (86..92, _) => Fault::Drain(replica),
+        _ => Fault::Kill(replica),
+    }
+}
+
+impl fmt::Display for Schedule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, fault) in &self.0 {
+            writeln!(f, "  {:>6} ms  {fault:?}", at.as_millis())?;
+        }
+        Ok(())
+    }
+}
+
+mod tests {
+    use std::time::Duration;
+
+    use super::{Fault, Schedule, Weather};
+
+    #[test]
+    fn a_seed_repeats_its_schedule_and_the_weather_is_kept() {
+        let draw = |weather, seed| Schedule::draw(weather, seed, Duration::from_mins(1));
+        let hurts_the_log = |fault: &Fault| {
+            matches!(
+                fault,
+                Fault::Trim(..) | Fault::Delete(_) | Fault::Erase(_) | Fault::Flush
+            )
+        };
+        for weather in [Weather::Rough, Weather::Trims, Weather::Floods] {
+            let Schedule(faults) = draw(weather, 7);
+            assert_eq!(Schedule(faults.clone()), draw(weather, 7));
+            assert_ne!(Schedule(faults.clone()), draw(weather, 8));
+            let Schedule(short) = Schedule::draw(weather, 5, Duration::from_secs(8));
+            let flushed = short.iter().any(|(_, fault)| *fault == Fault::Flush);
+            assert_eq!(flushed, weather == Weather::Floods, "also in a short storm");
+            let hurt = faults.iter().any(|(_, fault)| hurts_the_log(fault));
+            assert_eq!(hurt, weather != Weather::Rough);
+            let flushed = faults.iter().any(|(_, fault)| *fault == Fault::Flush);
+            assert_eq!(flushed, weather == Weather::Floods);
+        }
+    }
+}

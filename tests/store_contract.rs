@@ -1,0 +1,87 @@
+//! The promises of every store, kept by Redis.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::{FutureExt, future::BoxFuture};
+use tidegate::store::{
+    Store,
+    contract::{Home, Opened},
+    memory::MemoryConfig,
+    redis::{RedisConfig, RedisStore, RedisTls},
+};
+use tokio::{runtime::Handle, task::spawn_blocking};
+
+use super::support::RedisServer;
+
+/// Logs in a Redis of their own.
+struct RedisHome;
+
+impl Home for RedisHome {
+    fn open<'a>(
+        &'a self,
+        config: MemoryConfig,
+        before: Option<&'a Opened>,
+    ) -> BoxFuture<'a, Opened> {
+        let before = before.and_then(|before| before.place.clone());
+        async move {
+            let server: Arc<RedisServer> = match before {
+                Some(place) => {
+                    let server = place.downcast::<RedisServer>().unwrap();
+                    flush(server.clone()).await;
+                    server
+                }
+                None => start().await,
+            };
+            let store = RedisStore::start(RedisConfig {
+                url: server.url().parse().unwrap(),
+                prefix: "contract".into(),
+                tls: RedisTls::default(),
+                wait_replicas: 0,
+                timeout: Duration::from_secs(5),
+                backlog_bytes: 64 * 1024 * 1024,
+                retention: config.retention,
+                event_bytes: 65_536,
+                idempotency_window: config.idempotency_window,
+            });
+            let store = store.unwrap();
+            while store.position(&[]).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            Opened {
+                store: Arc::new(store),
+                clock: None,
+                place: Some(server),
+            }
+        }
+        .boxed()
+    }
+
+    /// Whole nodes of a stream are trimmed.
+    fn slack(&self) -> usize {
+        100
+    }
+
+    fn has_total_budget(&self) -> bool {
+        false
+    }
+
+    fn tells_expiry(&self) -> bool {
+        false
+    }
+}
+
+// On threads of their own, because what a `Home` returns has to be `Send` for every lifetime.
+
+async fn start() -> Arc<RedisServer> {
+    let started = spawn_blocking(|| Handle::current().block_on(RedisServer::start()));
+    Arc::new(started.await.unwrap())
+}
+
+async fn flush(server: Arc<RedisServer>) {
+    let flushed = spawn_blocking(move || {
+        Handle::current().block_on(server.command(&["FLUSHALL"]));
+    });
+    flushed.await.unwrap();
+}
+
+tidegate::store_contract!(redis, super::RedisHome);
