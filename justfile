@@ -44,7 +44,7 @@ fuzz target seconds="60":
     mkdir -p fuzz/corpus/{{target}}
     cargo +nightly fuzz run {{target}} fuzz/corpus/{{target}} fuzz/seeds/{{target}} -- -max_total_time={{seconds}}
 
-# All figures beside their goals: about ten minutes. `just load --quick` takes one.
+# All figures beside their goals: about ten minutes. `just load --quick` takes one; `just load --redis` is what goes through Redis.
 load *arguments:
     cargo build --release
     cargo run --release -p tidegate-loadtest -- table {{arguments}}

@@ -2,7 +2,7 @@
 //! event of its topics, in order, once, or is told at that place what it will not get.
 //!
 //! Publishers, clients and faults are drawn from a seed; the timing is that of real processes, and differs. At the end each
-//! client's record is held against everything that was ever in the log, by a [`judge`] that is itself tested.
+//! client's record is held against everything that was ever in the log, by a judge that is itself tested.
 
 mod client;
 mod judge;
@@ -26,7 +26,7 @@ use tokio::{
 };
 
 use client::{Client, Progress};
-use judge::{Complaint, Tally, judge, judge_publishers};
+use judge::{Complaint, Tally, judge, judge_publications};
 use publisher::{MARK, publish, publish_directly, publish_one};
 use schedule::{BUSY, QUIET, Schedule, Weather, topic};
 use world::{Phase, World};
@@ -207,7 +207,7 @@ fn incomplete(clients: &[Progress]) -> Option<String> {
 
 fn verdict(world: &World, log: &judge::Log, clients: &[Progress]) -> Result<Tally, Complaint> {
     log.judge()?;
-    judge_publishers(log, &world.publications.lock())?;
+    judge_publications(log, &world.publications.lock())?;
     let mut sum = Tally::default();
     for (number, client) in clients.iter().enumerate() {
         let tally = judge(log, &client.record.lock()).map_err(|found| Complaint {

@@ -833,7 +833,8 @@ async fn topics_may_be_named_as_they_like() {
         "a\"b",
         &long,
     ] {
-        let encoded: String = name.bytes().map(|byte| format!("%{byte:02X}")).collect();
+        let encoded = name.bytes().map(|byte| format!("%{byte:02X}"));
+        let encoded = encoded.collect::<Vec<_>>().concat();
         let mut live = b.subscribe(&encoded).await;
         let cursor = live.cursor();
         a.publish(name, name).await;

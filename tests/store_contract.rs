@@ -44,7 +44,7 @@ impl Home for RedisHome {
                 idempotency_window: config.idempotency_window,
             });
             let store = store.unwrap();
-            while store.position(&[]).await.is_err() {
+            while store.away() || store.position(&[]).await.is_err() {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
             Opened {

@@ -190,6 +190,12 @@ impl Client {
         if self.dice.once_in(2) {
             request = request.header("Accept", "text/event-stream");
         }
+        if self.dice.once_in(6) {
+            // Such a request leaves HTTP by the other of the two ways there are.
+            request = request
+                .header("Connection", "Upgrade")
+                .header("Upgrade", "other");
+        }
         (request, asked)
     }
 

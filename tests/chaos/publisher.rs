@@ -40,7 +40,12 @@ enum Keys {
 pub(super) async fn publish(world: Arc<World>, mut dice: Dice, until: Instant) {
     let mut old: Vec<(Vec<Publication>, Keys)> = Vec::new();
     while Instant::now() < until {
-        let count = [1, 1, 1, 2, 8][dice.below(5)];
+        let count = match dice.below(100) {
+            0 => 120,
+            1..60 => 1,
+            60..80 => 2,
+            _ => 8,
+        };
         let keys = [Keys::None, Keys::Header, Keys::Each][dice.below(3)];
         let mut events: Vec<_> = (0..count).map(|_| draw(&world, &mut dice)).collect();
         for event in &mut events {

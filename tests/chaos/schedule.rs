@@ -68,6 +68,9 @@ pub(super) enum Fault {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Schedule(pub(super) Vec<(Duration, Fault)>);
 
+/// A storm that is longer than this has times for silences that a replica takes for the end of a connection.
+const LONG: Duration = Duration::from_secs(15);
+
 const fn millis(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
@@ -80,7 +83,7 @@ impl Schedule {
         // Everybody connects first.
         let mut at = millis(400);
         while at < length {
-            schedule.push((at, draw(weather, &mut dice)));
+            schedule.push((at, draw(weather, &mut dice, length > LONG)));
             // Some things happen at once.
             if !dice.once_in(3) {
                 at += millis(50) + dice.up_to(millis(350));
@@ -96,7 +99,7 @@ impl Schedule {
     }
 }
 
-fn draw(weather: Weather, dice: &mut Dice) -> Fault {
+fn draw(weather: Weather, dice: &mut Dice, patient: bool) -> Fault {
     let replica = dice.below(REPLICAS);
     let aim = match dice.below(5) {
         0 => Aim::All,
@@ -104,10 +107,10 @@ fn draw(weather: Weather, dice: &mut Dice) -> Fault {
         _ => Aim::Command(dice.below(8)),
     };
     let short = millis(30) + dice.up_to(millis(700));
-    let long = if dice.once_in(8) {
-        short + millis(1_500)
-    } else {
-        short
+    let long = match dice.below(24) {
+        0 if patient => short + millis(4_000),
+        0..3 => short + millis(1_500),
+        _ => short,
     };
     let way = match dice.below(3) {
         0 => None,
@@ -128,7 +131,7 @@ fn draw(weather: Weather, dice: &mut Dice) -> Fault {
         (46..63, _) => Fault::Hold(replica, way, long),
         (63..69, _) => Fault::Refuse(replica, short),
         (69..75, _) => Fault::KillFeeds,
-        (75..81, _) => Fault::Freeze(short),
+        (75..81, _) => Fault::Freeze(long),
         (81..86, _) => Fault::Restart(short / 4),
         (86..92, _) => Fault::Drain(replica),
         _ => Fault::Kill(replica),

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 use tidegate::event::{EventId, Parser};
 use tokio::time::{Instant, sleep};
@@ -532,4 +533,55 @@ async fn a_replica_that_starts_while_its_redis_is_frozen_serves_when_it_is_thawe
     let mut reader = gateway.subscribe("orders").await;
     gateway.publish("orders", "first").await;
     assert_eq!(reader.take(1).await, ["first"]);
+}
+
+/// The process with this in its environment.
+fn process_with(mark: &str) -> Pid {
+    let processes = std::fs::read_dir("/proc").unwrap();
+    let found = processes.filter_map(|entry| {
+        let pid: i32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
+        let environment = std::fs::read(format!("/proc/{pid}/environ")).ok()?;
+        let marked = environment
+            .split(|&byte| byte == 0)
+            .any(|one| one == mark.as_bytes());
+        Pid::from_raw(pid).filter(|_| marked)
+    });
+    let found: Vec<_> = found.collect();
+    assert_eq!(found.len(), 1, "{found:?}");
+    found[0]
+}
+
+/// A replica that stands still (its machine was moved) is cut off by Redis, which does not keep for it what it does not take.
+#[tokio::test]
+async fn a_replica_that_stood_still_goes_on_with_what_it_missed() {
+    let redis = RedisServer::settings()
+        .config("client-output-buffer-limit pubsub 1mb 1mb 1")
+        .start()
+        .await;
+    let mark = redis.url();
+    let a = replica(&redis).await;
+    let b = ready(settings(&redis).env("MARK", &mark)).await;
+    let pid = process_with(&format!("MARK={mark}"));
+    let mut live = b.subscribe("orders,other").await;
+    let cursor = live.cursor();
+    a.publish("orders", "before").await;
+    assert_eq!(live.take(1).await, ["before"]);
+    let connected = b.metric("tidegate_redis_connects_total").await;
+    kill_process(pid, Signal::STOP).unwrap();
+    let large = "x".repeat(20_000);
+    let wanted: Vec<_> = (0..400).map(|number| format!("{number} {large}")).collect();
+    a.publish_lines("orders", &wanted).await;
+    sleep(Duration::from_millis(1_500)).await;
+    kill_process(pid, Signal::CONT).unwrap();
+    assert!(live.take(400).await == wanted, "each of them, in order");
+    live.stays_silent().await;
+    is_back(&b).await;
+    a.publish("orders", "after").await;
+    assert_eq!(live.take(1).await, ["after"]);
+    let mut resumed = b.resume("orders", cursor).await;
+    assert_eq!(resumed.replay(), "complete");
+    assert_eq!(resumed.take(1).await, ["before"]);
+    assert!(resumed.take(400).await == wanted);
+    let connects = b.metric("tidegate_redis_connects_total").await;
+    assert!(connects > connected, "the test wants a cut: {connects:?}");
 }

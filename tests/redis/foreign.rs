@@ -379,3 +379,24 @@ async fn what_is_said_for_another_database_is_never_sent() {
     our_reader.stays_silent().await;
     their_reader.stays_silent().await;
 }
+
+/// Whoever writes a message that looks like the next event can make it be shown. The log does not have it, and that is told.
+#[tokio::test]
+async fn a_forged_event_on_the_feed_is_told_as_lost_and_the_log_goes_on() {
+    let redis = RedisServer::start().await;
+    let [a, b] = replicas(&redis).await;
+    let mut live = b.subscribe("orders").await;
+    let first = a.publish("orders", "a").await;
+    assert_eq!(live.take(1).await, ["a"]);
+    let forged = format!("{} {first} e message\nforged", first.next());
+    redis.command(&["SPUBLISH", CHANNEL, &forged]).await;
+    assert_eq!(live.take(1).await, ["forged"]);
+    a.publish_all("orders", ["b", "c"]).await;
+    let gap = live.control("$gap").await;
+    assert!(gap.data.unwrap().contains("lost"));
+    assert_eq!(live.take(2).await, ["b", "c"]);
+    live.stays_silent().await;
+    let fresh = replica(&redis).await;
+    let mut resumed = fresh.resume("orders", first.previous()).await;
+    assert_eq!(resumed.take(3).await, ["a", "b", "c"]);
+}

@@ -10,6 +10,7 @@ import (
 	"crypto/sha1"
 	"errors"
 	"fmt"
+	"log"
 	"os"
 	"slices"
 	"strings"
@@ -38,42 +39,36 @@ func publish(ctx context.Context, client *redis.Client, topic, data, kind, key s
 }
 
 func main() {
+	log.SetFlags(0)
 	if len(os.Args) < 3 {
-		fail(1, "usage: producer TOPIC DATA [TYPE] [KEY]")
+		log.Fatal("usage: producer TOPIC DATA [TYPE] [KEY]")
 	}
 	args := append(os.Args[1:], "", "")
-	key := args[3]
 	options, err := redis.ParseURL(cmp.Or(os.Getenv("REDIS_URL"), "redis://127.0.0.1:6379"))
 	if err != nil {
-		fail(1, "REDIS_URL: %v", err)
+		log.Fatal("REDIS_URL: ", err)
 	}
 	options.MaxRetries = -1 // the client would send it again by itself: without a key that may store it twice
 	client := redis.NewClient(options)
 	for _, pause := range []time.Duration{100, 500, 2000, 0} {
-		answer, err := publish(context.Background(), client, args[0], args[1], args[2], key)
+		answer, err := publish(context.Background(), client, args[0], args[1], args[2], args[3])
 		var refusal redis.Error
-		switch {
-		case err == nil:
+		if err == nil {
 			fmt.Println(strings.Join(answer, " "))
 			return
-		case errors.As(err, &refusal) && strings.Contains(err.Error(), "Function not found"):
-			fail(1, "the functions of Tidegate are not in this Redis: start a gateway once, or load functions.lua")
-		case errors.As(err, &refusal) && !slices.Contains(temporary, strings.Fields(err.Error())[0]):
-			fail(1, "refused: %v", err)
-		case errors.As(err, &refusal):
-			fmt.Fprintln(os.Stderr, "not stored:", err)
-		default:
-			fmt.Fprintln(os.Stderr, "whether it was stored is unknown:", err)
-			if key == "" {
-				os.Exit(75)
+		} else if !errors.As(err, &refusal) {
+			log.Print("whether it was stored is unknown: ", err)
+			if args[3] == "" {
+				break
 			}
+		} else if strings.Contains(err.Error(), "Function not found") {
+			log.Fatal("the functions of Tidegate are not in this Redis: start a gateway once, or load functions.lua")
+		} else if !slices.Contains(temporary, strings.Fields(err.Error())[0]) {
+			log.Fatal("refused: ", err)
+		} else {
+			log.Print("not stored: ", err)
 		}
 		time.Sleep(pause * time.Millisecond)
 	}
 	os.Exit(75)
-}
-
-func fail(code int, format string, values ...any) {
-	fmt.Fprintf(os.Stderr, format+"\n", values...)
-	os.Exit(code)
 }

@@ -75,7 +75,7 @@ impl RedisServer {
         let until = deadline(READY);
         while now_ns() < until {
             self.process.check().context(
-                "redis-server does not run: `scripts/install-test-tools build redis` installs it",
+                "redis-server does not run; where it is missing, `scripts/install-test-tools build redis` installs it",
             )?;
             let asked = self
                 .connect()

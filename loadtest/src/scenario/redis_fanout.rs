@@ -19,7 +19,6 @@ const REPLICAS: usize = 3;
 const WARM: f64 = 0.5;
 /// The share of the usual rate at which an event has reached everybody well before the next.
 const RATE: f64 = 0.5;
-
 /// Time in which nothing is published.
 const REST: Duration = Duration::from_secs(3);
 
@@ -43,7 +42,7 @@ pub(super) fn run(context: &Context, report: &mut Report) -> Result<()> {
         three = measure(context, REPLICAS)?;
         one = measure(context, 1)?;
     }
-    let each = context.scale.replicated / REPLICAS;
+    let each = each(context);
     let name = format!("{REPLICAS} replicas × {each} ÷ 1 × {}", each * REPLICAS);
     let rest = |measured: &Measured| float(measured.rest.cpu.used_ns) / 1e6 / REST.as_secs_f64();
     let redis_us = |measured: &Measured| {
@@ -94,8 +93,13 @@ pub(super) fn run(context: &Context, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
+/// Streams of each of several replicas.
+fn each(context: &Context) -> usize {
+    (context.scale.replicated / REPLICAS).max(1)
+}
+
 fn measure(context: &Context, replicas: usize) -> Result<Measured> {
-    let each = context.scale.replicated / REPLICAS * REPLICAS / replicas;
+    let each = each(context) * REPLICAS / replicas;
     let fan = count(each * replicas);
     let redis = RedisServer::start(context.cores.server)?;
     let replica = || context.replica(&redis, &[context.cores.server], Settings::default());

@@ -129,7 +129,7 @@ fn topics(context: &Context, report: &mut Report) -> Result<()> {
         &format!("a topic with one event, of {topics}"),
         all,
         vec![format!(
-            "its stream {streams:.0}, its place in last {last:.0}, in heads {heads:.0}"
+            "by MEMORY USAGE: stream {streams:.0} B, last {last:.0} B, heads {heads:.0} B"
         )],
     );
     // As their age would make them, only sooner.

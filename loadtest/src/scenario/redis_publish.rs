@@ -330,6 +330,12 @@ fn added(redis: &RedisServer, topics: &[String]) -> Result<u64> {
     Ok(sum)
 }
 
+/// Round trips, and what they took.
+struct RoundTrips {
+    latency: Histogram<u64>,
+    measured: Measured,
+}
+
 /// Single publishes at a modest rate, each alone in its call, beside as many plain `XADD`.
 fn round_trips(
     context: &Context,
@@ -360,12 +366,20 @@ fn round_trips(
         request: requests::single("paced", bytes),
         is_complete: requests::is_complete,
     };
-    let measure = |exchange: &Exchange| -> Result<(Histogram<u64>, f64)> {
-        let meter = RedisMeter::start(redis)?;
+    let measure = |exchange: &Exchange| -> Result<RoundTrips> {
+        let redis_meter = RedisMeter::start(redis)?;
+        let (meter, busy) = (Meter::start(gateway)?, busy_ns()?);
         let latency = pace.round_trips(exchange)?;
-        let used = meter.stop(redis)?.cpu.used_ns;
-        let each = ratio(float(used) / 1e3, float(latency.len()));
-        Ok((latency, each))
+        let window = meter.stop(gateway, latency.len())?;
+        let measured = Measured {
+            events: latency.len(),
+            wall_ns: window.wall_ns,
+            load_cpu_ns: window.load_cpu_ns,
+            busy_ns: busy_ns()? - busy,
+            redis: redis_meter.stop(redis)?,
+            gateway: Some(window),
+        };
+        Ok(RoundTrips { latency, measured })
     };
     let (plain, publish) = if context.round.is_multiple_of(2) {
         let plain = measure(&plain)?;
@@ -375,28 +389,29 @@ fn round_trips(
         (measure(&plain)?, publish)
     };
     let rate = format!("{:.0} a second", context.scale.redis_paced);
+    let notes = [plain.measured.notes(), publish.measured.notes()].concat();
     for (name, quantile) in [("p50", 0.5), ("p99", 0.99)] {
-        let us = |latency: &Histogram<u64>| float(latency.value_at_quantile(quantile)) / 1e3;
+        let us = |of: &RoundTrips| float(of.latency.value_at_quantile(quantile)) / 1e3;
         report.add(Sample {
             name: format!("single publish ÷ round trip of XADD, {rate}, {name}"),
-            value: ratio(us(&publish.0), us(&plain.0)),
+            value: ratio(us(&publish), us(&plain)),
             unit: "×",
             goal: Goal::None,
-            floor: Some(us(&plain.0)),
-            tested: Some(us(&publish.0)),
+            floor: Some(us(&plain)),
+            tested: Some(us(&publish)),
             raw_unit: "µs",
-            notes: Vec::new(),
+            notes: notes.clone(),
         });
     }
     report.add(Sample {
         name: format!("CPU of Redis for an event ÷ XADD, single publishes, {rate}"),
-        value: ratio(publish.1, plain.1),
+        value: ratio(publish.measured.redis_us(), plain.measured.redis_us()),
         unit: "×",
         goal: Goal::None,
-        floor: Some(plain.1),
-        tested: Some(publish.1),
+        floor: Some(plain.measured.redis_us()),
+        tested: Some(publish.measured.redis_us()),
         raw_unit: "µs",
-        notes: vec!["each alone in its call".to_owned()],
+        notes: vec!["each alone in its call, and with its own wake-up".to_owned()],
     });
     Ok(())
 }

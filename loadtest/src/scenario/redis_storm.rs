@@ -9,8 +9,7 @@ use anyhow::{Result, ensure};
 
 use super::Context;
 use crate::clock::now_ns;
-use crate::figures::{count, float, ratio};
-use crate::process::CpuTime;
+use crate::figures::{count, float, ratio, whole};
 use crate::publisher::{Plan, Sequences};
 use crate::reader::Position;
 use crate::redis::{RedisMeter, RedisServer, RedisWindow};
@@ -20,8 +19,8 @@ use crate::subscribers::Subscription;
 use crate::target::{Server, Settings};
 use crate::wire::{Protocol, Start};
 
-/// Events of each topic that everybody sees before the first replica dies, some of them only after it.
-const SEEN: u64 = 4;
+/// Events of each topic that the first replica is delivering when it is killed.
+const BEGUN: u64 = 4;
 /// Events of each topic that are published while everybody is away.
 const MISSED: u64 = 20;
 /// Events a second in all topics together while the second storm lasts.
@@ -46,7 +45,7 @@ pub(super) fn run(context: &Context, report: &mut Report) -> Result<()> {
     let mut second = Stage::new(replica()?)?;
     first.subscribe(Protocol::Http1, topics, each)?;
 
-    first.fill(&all_topics(context, topics, SEEN))?;
+    first.fill(&all_topics(context, topics, BEGUN))?;
     let positions = kill(&mut first)?;
     second.sequences = first.sequences;
     second.fill(&all_topics(context, topics, MISSED))?;
@@ -60,7 +59,7 @@ pub(super) fn run(context: &Context, report: &mut Report) -> Result<()> {
     let seconds = storm_while_publishing(context, topics, second, replica()?)?;
     report.add(Sample {
         name: format!(
-            "the same while {MEANWHILE:.0} events a second are published, until all are open"
+            "they lose that one too, {MEANWHILE:.0} events a second meanwhile, until all are open"
         ),
         value: seconds,
         unit: "s",
@@ -172,11 +171,10 @@ fn say(
         raw_unit: "reads",
         notes: Vec::new(),
     });
-    let CpuTime { used_ns, .. } = during.cpu;
     report.remark(format!(
         "storm, round {}: {missed} events were missed and arrived once; Redis used {:.1} ms and executed: {}",
         context.round + 1,
-        float(used_ns) / 1e6,
+        float(during.cpu.used_ns) / 1e6,
         during.commands
     ));
 }
@@ -190,13 +188,10 @@ fn storm_while_publishing(
     server: Server,
 ) -> Result<f64> {
     let plan = Plan {
+        events: whole(MEANWHILE * MEANWHILE_SECONDS),
         per_second: Some(MEANWHILE),
         batch: 1,
         ..all_topics(context, topics, 1)
-    };
-    let plan = Plan {
-        events: crate::figures::whole(MEANWHILE * MEANWHILE_SECONDS),
-        ..plan
     };
     let positions = kill(&mut before)?;
     let mut stage = Stage::new(server)?;

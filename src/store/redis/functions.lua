@@ -11,7 +11,8 @@ Any program may call `tidegate_publish`; the others are the gateway's own. With 
   T:{0}:last          hash    topic -> "<last id>", or "<last id> <id of the end>"; outlives the stream. Field "$": 1
   T:{0}:heads         zset    topic -> milliseconds of its newest entry
   T:{0}:lost          hash    topic -> "<after>..<through>" for each range that a failover lost, at most 16, by spaces
-  T:{0}:topic:<name>  stream  the log of a topic: e type, d data, p previous id, b running total of bytes on the wire;
+  T:{0}:topic:<name>  stream  the log of a topic: e type, d data, p previous id (of the first, the birth), b running total
+                              of bytes on the wire;
                               the end of a topic has x instead of e and d
   T:{0}:ch:<name>     sharded channel, the feed: "<id> <previous id> e <type>\n<data>", "<id> <previous id> x" for an end,
                               "<id> <id> d" when everything up to that id was deleted
@@ -28,6 +29,8 @@ local FORMAT = '1'
 local AHEAD_MS = 600000
 -- Topics whose last id is forgotten by one call, at most.
 local SWEEP = 4
+-- How often a call looks for such topics.
+local SWEEP_MS = 16
 -- Entries of others behind which the newest one of ours is looked for.
 local FOREIGN = 128
 -- Running totals of bytes are looked at when one passes a multiple of this: about once for each node of a stream.
@@ -48,7 +51,7 @@ local function parse(text)
 end
 
 local function format(id)
-  return string.format('%.0f-%.0f', id[1], id[2])
+  return string.format('%d-%d', id[1], id[2])
 end
 
 local function below(a, b)
@@ -127,6 +130,7 @@ end
 
 -- What is kept of a topic: the rule with the longest prefix of its name.
 local function keep_of(retention, topic)
+  if not (retention.rules and retention.rules[1]) then return retention end
   local best, length = retention, -1
   for _, rule in ipairs(retention.rules or {}) do
     local prefix = rule.prefix or ''
@@ -156,6 +160,7 @@ local function state_of(meta_key, last_key)
     limits = settings(meta[5], 'limits', DEFAULT_LIMITS),
   }
   state.missing = not state.born
+  state.before_ms = state.last and state.last[1] or 0
   state.last = greatest(state.born or { 0, 0 }, state.last)
   state.forgot = not state.missing and redis.call('HEXISTS', last_key, '$') == 0
   if state.forgot then state.horizon = state.last end
@@ -268,7 +273,9 @@ end
 -- blank line.
 local function wire_bytes(id, kind, data)
   local lines, breaks, filled = 1, 0, data ~= '' and 1 or 0
-  if string.find(data, '[\r\n]') then
+  -- Plain searches: a pattern looks at each character by itself.
+  if string.find(data, '\n', 1, true) or string.find(data, '\r', 1, true) then
+    local _
     local _, feeds = string.gsub(data, '\n', '')
     local _, returns = string.gsub(data, '\r', '')
     local _, pairs_of_both = string.gsub(data, '\r\n', '')
@@ -293,28 +300,31 @@ local function topic_of(state, name, stream, channel)
       .. ', which lies in the future and is not of the gateway: delete it')
   end
   -- What was forgotten lies at or below the horizon, unless the stream still has it.
+  last = last or (ours and greatest(ours, state.born)) or state.horizon
+  local keep = keep_of(state.retention, name)
   return {
     name = name, stream = stream, channel = channel,
-    last = last or (ours and greatest(ours, state.born)) or state.horizon,
-    top = greatest(last or { 0, 0 }, top),
+    last = last, last_text = format(last),
+    top = greatest(last, top),
+    is_new = not top,
+    before_ms = top and top[1] or 0,
     ended = ended,
     bytes = bytes, bytes_before = bytes,
-    keep = keep_of(state.retention, name),
+    keep = keep, most = string.format('%d', keep.events or 2^53),
   }, nil
 end
 
+-- This is where the time of a batch goes, so numbers are compared in place.
 local function next_id(state, topic)
-  local id = { state.now, 0 }
-  if not below(state.last, id) then id = after(state.last) end
-  if not below(topic.top, id) then id = after(topic.top) end
-  return id
+  local ms, seq, last, top = state.now, 0, state.last, topic.top
+  if last[1] >= ms then ms, seq = last[1], last[2] + 1 end
+  if top[1] > ms or (top[1] == ms and top[2] >= seq) then ms, seq = top[1], top[2] + 1 end
+  return { ms, seq }
 end
 
 -- XADD refuses an id below one that was in the stream and was deleted by somebody: then the id goes above that one, or, where
 -- that one lies in the future, the stream has to forget it.
-local function add(state, topic, id, ...)
-  local added = redis.pcall('XADD', topic.stream, format(id), ...)
-  if not (type(added) == 'table' and added.err) then return id, nil end
+local function add_again(state, topic, id, ...)
   local info, generated = redis.pcall('XINFO', 'STREAM', topic.stream), nil
   for at = 1, #info, 2 do
     if info[at] == 'last-generated-id' then generated = parse(info[at + 1]) end
@@ -325,30 +335,37 @@ local function add(state, topic, id, ...)
     redis.pcall('XSETID', topic.stream, format(topic.top))
   end
   local again = redis.pcall('XADD', topic.stream, format(id), ...)
-  if not (type(again) == 'table' and again.err) then return id, nil end
+  if not (type(again) == 'table' and again.err) then return id, again end
   return nil, fail('TOPIC_BROKEN', 'the stream ' .. topic.stream .. ' takes no entry: ' .. again.err)
 end
 
 local function store(state, topic, kind, data)
   local id = next_id(state, topic)
-  local previous = format(topic.last)
-  local bytes = topic.bytes + wire_bytes(format(id), kind, data)
-  local err
-  id, err = add(state, topic, id, 'e', kind, 'd', data, 'p', previous, 'b', string.format('%.0f', bytes))
-  if err then return nil, err end
-  local text = format(id)
+  local text, previous = format(id), topic.last_text
+  local bytes = topic.bytes + wire_bytes(text, kind, data)
+  -- By count the stream is trimmed here, for nothing; a whole node at a time.
+  local added = redis.pcall('XADD', topic.stream, 'MAXLEN', '~', topic.most, text,
+    'e', kind, 'd', data, 'p', previous, 'b', string.format('%d', bytes))
+  if type(added) == 'table' then
+    id, added = add_again(state, topic, id, 'e', kind, 'd', data, 'p', previous, 'b', string.format('%d', bytes))
+    if not id then return nil, added end
+    text = added
+  end
   state.last, topic.last, topic.top, topic.bytes, topic.dirty = id, id, id, bytes, true
+  topic.last_text = text
   redis.call('SPUBLISH', topic.channel, text .. ' ' .. previous .. ' e ' .. kind .. '\n' .. data)
   return text, nil
 end
 
 local function store_end(state, topic)
   local id = next_id(state, topic)
-  local previous = format(topic.last)
-  local err
-  id, err = add(state, topic, id, 'p', previous, 'b', string.format('%.0f', topic.bytes), 'x', '1')
-  if err then return nil, err end
-  local text = format(id)
+  local text, previous = format(id), topic.last_text
+  local added = redis.pcall('XADD', topic.stream, text, 'p', previous, 'b', string.format('%d', topic.bytes), 'x', '1')
+  if type(added) == 'table' then
+    id, added = add_again(state, topic, id, 'p', previous, 'b', string.format('%d', topic.bytes), 'x', '1')
+    if not id then return nil, added end
+    text = added
+  end
   state.last, topic.top, topic.ended, topic.dirty = id, id, id, true
   redis.call('SPUBLISH', topic.channel, text .. ' ' .. previous .. ' x')
   return text, nil
@@ -414,21 +431,21 @@ end
 
 local function trim(state, topic)
   local keep = topic.keep
-  if keep.events then
-    redis.call('XTRIM', topic.stream, 'MAXLEN', '~', string.format('%.0f', keep.events + (topic.ended and 1 or 0)))
+  if math.floor(topic.bytes / BYTES_STEP) ~= math.floor(topic.bytes_before / BYTES_STEP) then
+    if keep.bytes and topic.bytes > keep.bytes then trim_bytes(topic) end
+    if keep.age then redis.call('XTRIM', topic.stream, 'MINID', '~', math.max(0, state.now - keep.age)) end
   end
-  if keep.bytes and topic.bytes > keep.bytes
-    and math.floor(topic.bytes / BYTES_STEP) ~= math.floor(topic.bytes_before / BYTES_STEP) then
-    trim_bytes(topic)
-  end
-  if keep.age then
-    redis.call('XTRIM', topic.stream, 'MINID', '~', string.format('%.0f', math.max(0, state.now - keep.age)))
-    redis.call('PEXPIRE', topic.stream, string.format('%.0f', math.max(1, keep.age)))
+  -- The key lives a little longer than its newest entry, so that this is not done for each.
+  local slot = keep.age and math.max(1, math.floor(keep.age / 64))
+  if slot and (topic.is_new or math.floor(state.now / slot) ~= math.floor(topic.before_ms / slot)) then
+    redis.call('PEXPIRE', topic.stream, keep.age + slot)
   end
 end
 
 -- Forgets last ids that are older than twice the longest retention, and says up to where that was done.
 local function sweep(state, heads_key)
+  -- Once in so many milliseconds is often enough: at a high rate it costs nothing.
+  if math.floor(state.now / SWEEP_MS) == math.floor(state.before_ms / SWEEP_MS) then return end
   local age = 2 * longest_age(state.retention)
   if age == 0 then return end
   local old = redis.call('ZRANGEBYSCORE', heads_key, '-inf', string.format('(%.0f', state.now - age), 'LIMIT', 0, SWEEP)
@@ -449,10 +466,10 @@ local function settle(state, heads_key, topics)
   for _, topic in pairs(topics) do
     if topic.dirty then
       dirty = true
-      local text = format(topic.last)
+      local text = topic.last_text
       if topic.ended then text = text .. ' ' .. format(topic.ended) end
       redis.call('HSET', state.last_key, topic.name, text)
-      redis.call('ZADD', heads_key, string.format('%.0f', topic.top[1]), topic.name)
+      redis.call('ZADD', heads_key, string.format('%d', topic.top[1]), topic.name)
     end
   end
   if dirty then redis.call('HSET', state.meta_key, 'last', format(state.last)) end
@@ -542,17 +559,18 @@ redis.register_function('tidegate_publish_batch', function(keys, args)
   local topics, replies = {}, {}
   local function run()
     for at = first, #args, 5 do
-      local which = tonumber(args[at])
+      local which = args[at]
       local topic, err = topics[which], nil
       if not topic then
+        local which = tonumber(which)
         topic, err = topic_of(state, args[1 + which], keys[2 + 2 * which], keys[3 + 2 * which])
-        topics[which] = topic
+        topics[args[at]] = topic
       end
       local id, duplicate
       if topic then
-        local flag, data, number = args[at + 1], args[at + 3], tonumber(args[at + 4])
+        local flag, data, number = args[at + 1], args[at + 3], args[at + 4]
         if flag == 'X' then data = nil end
-        local idem_key = number > 0 and keys[idem + number] or nil
+        local idem_key = number ~= '0' and keys[idem + tonumber(number)] or nil
         id, duplicate, err = append(state, topic, args[at + 2], data, flag ~= '', idem_key)
       end
       if err then
