@@ -259,6 +259,7 @@ impl Lane {
         stand: &TopicPosition,
         position: &Position,
     ) -> Result<(), StoreError> {
+        self.forget_deleted(log, stand);
         let place = |tail: &Tail| (tail.head(), tail.end());
         let Some((mut head, end)) = log.read().tail.as_ref().map(place) else {
             return Ok(());
@@ -318,6 +319,30 @@ impl Lane {
         }
         self.append_end(log, stand);
         Ok(())
+    }
+
+    /// What the store no longer has was deleted while nobody told us, or is about to expire: the tail lets go of it, too. And
+    /// what other replicas found lost counts for cursors that come here.
+    fn forget_deleted(&self, log: &TopicLog, stand: &TopicPosition) {
+        let gone = |tail: &Tail| {
+            let oldest = tail.oldest()?;
+            (stand.first.is_none_or(|first| oldest < first) && Some(oldest) <= stand.last)
+                .then_some(oldest)
+        };
+        if log.read().tail.as_ref().and_then(gone).is_some() {
+            self.shared.trim(log, |tail| {
+                while gone(tail).is_some() {
+                    tail.pop();
+                }
+            });
+            log.shelf.lock().clear();
+        }
+        let mut state = log.write();
+        for range in &stand.lost {
+            if !state.lost.contains(range) {
+                state.know_lost(*range);
+            }
+        }
     }
 
     /// A page of the log that the lane knows. Another one, born since the position that this repair began with, says nothing

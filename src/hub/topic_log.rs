@@ -39,6 +39,14 @@ pub(super) struct State {
 }
 
 impl State {
+    /// Entries of this range are gone, which was told elsewhere: only cursors that come from now on are judged by it.
+    pub(super) fn know_lost(&mut self, range: LostRange) {
+        if self.lost.len() == 16 {
+            self.lost.remove(0);
+        }
+        self.lost.insert(0, range);
+    }
+
     /// Entries of this range are gone, or come too late: streams that were past its beginning are told.
     pub(super) fn tell_lost(&mut self, range: LostRange) {
         if self.lost.len() == 16 {

@@ -227,6 +227,8 @@ pub struct TopicPosition {
     pub end: Option<EventId>,
     /// What failovers lost of it.
     pub lost: Vec<LostRange>,
+    /// The id of its oldest entry that is still there. Only a position states it, a page does not.
+    pub first: Option<EventId>,
 }
 
 /// A stretch of one topic's log.

@@ -305,7 +305,8 @@ async fn a_call_forgets_only_a_few() {
     before += 1;
     while before > 2 {
         let now = known().await;
-        assert!((1..=4).contains(&(before - now)), "{before} became {now}");
+        // One more for a topic that is new, so that they do not grow for ever.
+        assert!((1..=5).contains(&(before - now)), "{before} became {now}");
         before = now;
         if before > 2 {
             log.publish("busy", "x").await;

@@ -418,6 +418,7 @@ impl Log {
                 last: (entry.last > self.born).then_some(entry.last),
                 end: entry.end,
                 lost: entry.lost.clone(),
+                first: entry.events.front().map(|event| event.id),
             })
     }
 

@@ -157,9 +157,9 @@ pub(super) fn lost(text: &str) -> Vec<LostRange> {
         .collect()
 }
 
-/// Where a topic stands, as `tidegate_position` says it: last id, end, lost ranges.
+/// Where a topic stands, as `tidegate_position` says it: last id, end, lost ranges, oldest entry.
 pub(super) fn topic_position(values: &[Value]) -> Option<TopicPosition> {
-    let [last, end, ranges] = values else {
+    let [last, end, ranges, first] = values else {
         return None;
     };
     let id = |value: &Value| match value.text() {
@@ -170,6 +170,7 @@ pub(super) fn topic_position(values: &[Value]) -> Option<TopicPosition> {
         last: id(last)?,
         end: id(end)?,
         lost: lost(ranges.text()?),
+        first: id(first)?,
     })
 }
 

@@ -26,9 +26,9 @@ use tokio::{
 use super::{
     Shared,
     backoff::Backoff,
-    entry::{self, Message},
+    entry::{self, EntryError, Message},
     library,
-    link::{Link, LinkError, Output, read},
+    link::{Link, LinkError, Output, read, role},
     resp::{Request, Value},
 };
 use crate::{
@@ -44,6 +44,8 @@ const POSITION: Duration = Duration::from_millis(500);
 const HEADS: Duration = Duration::from_secs(5);
 /// After this time without a reply the connection is given up.
 const SILENCE: Duration = Duration::from_secs(3);
+/// Milliseconds that an id may lie ahead of the clock of Redis, as in `functions.lua`, and some for the way.
+const AHEAD_MS: u64 = 660_000;
 /// What an item takes beside its data.
 const ITEM_BYTES: usize = 200;
 
@@ -189,31 +191,35 @@ async fn connection(shared: &Arc<Shared>, backoff: &mut Backoff) -> LinkError {
         Ok(opened) => opened,
         Err(error) => return error,
     };
-    backoff.reset();
     shared.counters.connected();
-    for warning in &warnings {
-        tracing::warn!("{warning}");
-    }
-    shared.health.back(warnings);
-    tracing::info!(%born, "the feed from Redis is open");
     let mut session = Session {
         shared,
         subscriptions: HashMap::new(),
         leaving: HashMap::new(),
         expected: VecDeque::new(),
-        output: Output::default(),
+        heard: Instant::now(),
+        numbers: 0,
+        output: Output::new(&link),
         accepted: born,
+        warnings,
         settling: false,
         heads_since: None,
+        clock: None,
+        proven: false,
     };
     let error = session.run(link).await;
-    shared.push(FeedItem::Cut);
+    if session.proven {
+        backoff.reset();
+        shared.push(FeedItem::Cut);
+    }
     error
 }
 
 /// A channel that was asked for.
 struct Subscription {
     topic: Topic,
+    /// Tells it from one of the same topic that was given up.
+    number: u64,
     /// Its position has been handed over.
     joined: bool,
     /// Milliseconds of the newest entry that was heard of.
@@ -222,10 +228,16 @@ struct Subscription {
 
 /// What a reply answers.
 enum Expected {
-    /// A position with these topics.
-    Position(Vec<Topic>),
+    /// A position with these topics, and the numbers of their subscriptions.
+    Position(Vec<Topic>, Vec<u64>),
     /// The birth of the log, made or raised.
     Birth,
+    /// Who it is that answers.
+    Role,
+    /// How it is set up.
+    Info,
+    /// Only whether it was done.
+    Nothing,
     /// What was published lately.
     Heads,
 }
@@ -237,13 +249,23 @@ struct Session<'a> {
     /// How many times the end of a subscription was asked for and has not been confirmed.
     leaving: HashMap<Topic, u32>,
     expected: VecDeque<(Expected, Instant)>,
+    /// When something last came.
+    heard: Instant,
+    /// How many subscriptions there have been.
+    numbers: u64,
     output: Output,
     /// The birth of the log above which everything lies that this replica has seen.
     accepted: EventId,
+    /// What an operator should mend.
+    warnings: Vec<String>,
     /// The birth is being made or raised: no position means anything before that is done.
     settling: bool,
     /// From which millisecond on the heads are looked at next.
     heads_since: Option<u64>,
+    /// What the clock of Redis said, and when.
+    clock: Option<(u64, Instant)>,
+    /// A position has been read: the connection is of use.
+    proven: bool,
 }
 
 impl Session<'_> {
@@ -253,6 +275,7 @@ impl Session<'_> {
             mut writer,
             mut decoder,
             mut input,
+            ..
         } = link;
         let mut positions = time::interval(POSITION);
         positions.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -263,6 +286,7 @@ impl Session<'_> {
             let step = tokio::select! {
                 read = read(&mut reader, &mut input) => read.and_then(|()| {
                     let at = Instant::now();
+                    self.heard = at;
                     while let Some(value) = decoder.decode(&mut input)? {
                         self.take(value, at)?;
                     }
@@ -274,7 +298,9 @@ impl Session<'_> {
                     Ok(())
                 }
                 _ = positions.tick() => {
-                    if self.expected.front().is_some_and(|(_, at)| at.elapsed() > SILENCE) {
+                    // A reply that stands behind megabytes of messages is late, but not missing.
+                    let late = self.expected.front().is_some_and(|(_, at)| at.elapsed() > SILENCE);
+                    if late && self.heard.elapsed() > SILENCE {
                         Err(LinkError::Silent)
                     } else {
                         if self.expected.is_empty() {
@@ -341,10 +367,13 @@ impl Session<'_> {
             let channels = topics.iter().map(|topic| self.shared.keys.channel(topic));
             self.send(&Request::new("SSUBSCRIBE").args(channels));
             for topic in topics {
+                self.numbers += 1;
+                let number = self.numbers;
                 self.subscriptions
                     .entry(topic.clone())
                     .or_insert_with(|| Subscription {
                         topic: topic.clone(),
+                        number,
                         joined: false,
                         newest_ms: 0,
                     });
@@ -360,10 +389,17 @@ impl Session<'_> {
     fn position(&mut self, topics: Vec<Topic>) {
         let request = position_request(self.shared, &topics);
         self.send(&request);
-        self.expect(Expected::Position(topics));
+        let number = |topic| self.subscriptions.get(topic).map_or(0, |it| it.number);
+        let numbers = topics.iter().map(number).collect();
+        self.expect(Expected::Position(topics, numbers));
     }
 
     fn look_at_heads(&mut self) {
+        // A server that has become a replica keeps its connections, and says what others have written.
+        self.send(&Request::new("HELLO"));
+        self.expect(Expected::Role);
+        self.send(&library::info_request());
+        self.expect(Expected::Info);
         let Some(since) = self.heads_since else {
             return;
         };
@@ -385,9 +421,23 @@ impl Session<'_> {
             value => {
                 let (expected, _) = self.expected.pop_front().ok_or(LinkError::Unexpected)?;
                 match expected {
-                    Expected::Position(topics) => self.positioned(topics, &value),
+                    Expected::Position(topics, numbers) => {
+                        self.positioned(topics, &numbers, &value)
+                    }
                     Expected::Birth => self.settled(&value),
                     Expected::Heads => self.heads(&value),
+                    Expected::Role => match role(&value) {
+                        Some("master") | None => Ok(()),
+                        Some(_) => Err(LinkError::Replica),
+                    },
+                    Expected::Info => {
+                        self.shared.health.warn(library::warnings_of(&value));
+                        Ok(())
+                    }
+                    Expected::Nothing => match value {
+                        Value::Error(text) => Err(LinkError::Refused(text)),
+                        _ => Ok(()),
+                    },
                 }
             }
         }
@@ -410,6 +460,9 @@ impl Session<'_> {
                     .and_then(Value::bytes)
                     .map_or(&[][..], |payload| payload);
                 match entry::message(&subscription.topic, payload) {
+                    Ok(Message::Entry(event)) if is_ahead(self.clock, event.id) => {
+                        shared.counters.skipped("feed", EntryError::Id);
+                    }
                     Ok(Message::Entry(event)) => {
                         subscription.newest_ms = subscription.newest_ms.max(event.id.ms());
                         let mut seen = shared.seen.lock();
@@ -449,7 +502,12 @@ impl Session<'_> {
         asks.position = true;
     }
 
-    fn positioned(&mut self, topics: Vec<Topic>, reply: &Value) -> Result<(), LinkError> {
+    fn positioned(
+        &mut self,
+        mut topics: Vec<Topic>,
+        numbers: &[u64],
+        reply: &Value,
+    ) -> Result<(), LinkError> {
         if let Value::Error(text) = reply {
             // Where the functions are gone, a new connection brings them.
             if !text.starts_with("NOT_INITIALISED") {
@@ -463,7 +521,7 @@ impl Session<'_> {
             }
             return Ok(());
         }
-        let position = parse_position(reply, topics.len()).ok_or(LinkError::Unexpected)?;
+        let mut position = parse_position(reply, topics.len()).ok_or(LinkError::Unexpected)?;
         {
             let mut seen = self.shared.seen.lock();
             let known = seen.born.is_none_or(|born| born == position.born);
@@ -471,11 +529,14 @@ impl Session<'_> {
                 // Another log. Before it is told, it has to lie above everything of the old one.
                 drop(seen);
                 self.again(topics);
-                if !std::mem::replace(&mut self.settling, true)
-                    && let Some(raise) = library::raise_request(self.shared)
-                {
-                    self.send(&raise);
-                    self.expect(Expected::Birth);
+                if !std::mem::replace(&mut self.settling, true) {
+                    // Whoever published first made it, without the settings.
+                    self.send(&library::init_request(self.shared));
+                    self.expect(Expected::Nothing);
+                    if let Some(raise) = library::raise_request(self.shared) {
+                        self.send(&raise);
+                        self.expect(Expected::Birth);
+                    }
                 }
                 return Ok(());
             }
@@ -488,6 +549,29 @@ impl Session<'_> {
             seen.born = Some(position.born);
         }
         self.heads_since.get_or_insert(position.now_ms);
+        self.clock = Some((position.now_ms, Instant::now()));
+        if !std::mem::replace(&mut self.proven, true) {
+            for warning in &self.warnings {
+                tracing::warn!("{warning}");
+            }
+            self.shared.health.back(std::mem::take(&mut self.warnings));
+            tracing::info!(born = %position.born, "the feed from Redis is open");
+        }
+        // A topic that was left, and followed again, waits for the position of its new subscription.
+        let stays = |topic: &Topic, number: u64| {
+            self.subscriptions
+                .get(topic)
+                .is_some_and(|it| it.number == number)
+        };
+        let stay: Vec<bool> = topics
+            .iter()
+            .zip(numbers)
+            .map(|(topic, &number)| stays(topic, number))
+            .collect();
+        let mut which = stay.iter();
+        topics.retain(|_| which.next() == Some(&true));
+        let mut which = stay.iter();
+        position.topics.retain(|_| which.next() == Some(&true));
         for (topic, stand) in topics.iter().zip(&position.topics) {
             if let Some(subscription) = self.subscriptions.get_mut(topic) {
                 subscription.joined = true;
@@ -506,7 +590,6 @@ impl Session<'_> {
         }
         self.accepted = library::birth(reply).ok_or(LinkError::Unexpected)?;
         self.settling = false;
-        // What was asked for by an init has to be raised, too: that is found by the next position.
         self.ask();
         Ok(())
     }
@@ -514,6 +597,9 @@ impl Session<'_> {
     /// An entry that was published and not heard of: the subscription is gone without a word. It is made again, and what is
     /// missing is read.
     fn heads(&mut self, reply: &Value) -> Result<(), LinkError> {
+        if let Value::Error(text) = reply {
+            return Err(LinkError::Refused(text.clone()));
+        }
         let pairs = reply.array().ok_or(LinkError::Unexpected)?;
         // RESP3 puts each pair into an array of its own.
         let flat: Vec<&Value> = pairs
@@ -554,6 +640,14 @@ impl Session<'_> {
     }
 }
 
+/// Whether an id lies further in the future than the functions would give one.
+fn is_ahead(clock: Option<(u64, Instant)>, id: EventId) -> bool {
+    clock.is_some_and(|(ms, at)| {
+        let passed = u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX);
+        id.ms() > ms.saturating_add(passed).saturating_add(AHEAD_MS)
+    })
+}
+
 /// The call that asks where the log and these topics stand.
 pub(super) fn position_request(shared: &Shared, topics: &[Topic]) -> Request {
     let keys = &shared.keys;
@@ -568,7 +662,7 @@ pub(super) fn position_request(shared: &Shared, topics: &[Topic]) -> Request {
 /// Reads the answer to it.
 pub(super) fn parse_position(reply: &Value, topics: usize) -> Option<Position> {
     let values = reply.array()?;
-    if values.len() != 4 + 3 * topics {
+    if values.len() != 4 + 4 * topics {
         return None;
     }
     let id = |at: usize| values[at].text()?.parse().ok();
@@ -578,7 +672,7 @@ pub(super) fn parse_position(reply: &Value, topics: usize) -> Option<Position> {
         horizon: id(2)?,
         now_ms: values[3].text()?.parse().ok()?,
         topics: values[4..]
-            .chunks_exact(3)
+            .chunks_exact(4)
             .map(entry::topic_position)
             .collect::<Option<_>>()?,
     })

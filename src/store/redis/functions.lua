@@ -27,10 +27,8 @@ local FORMAT = '1'
 
 -- Milliseconds that an id may lie ahead of the clock before it is taken for a mistake.
 local AHEAD_MS = 600000
--- Topics whose last id is forgotten by one call, at most.
+-- Topics whose last id is forgotten by one call, at most, and one more for each that is new.
 local SWEEP = 4
--- How often a call looks for such topics.
-local SWEEP_MS = 16
 -- Entries of others behind which the newest one of ours is looked for.
 local FOREIGN = 128
 -- Running totals of bytes are looked at when one passes a multiple of this: about once for each node of a stream.
@@ -160,7 +158,6 @@ local function state_of(meta_key, last_key)
     limits = settings(meta[5], 'limits', DEFAULT_LIMITS),
   }
   state.missing = not state.born
-  state.before_ms = state.last and state.last[1] or 0
   state.last = greatest(state.born or { 0, 0 }, state.last)
   state.forgot = not state.missing and redis.call('HEXISTS', last_key, '$') == 0
   if state.forgot then state.horizon = state.last end
@@ -191,28 +188,36 @@ local function bear(state, heads_key, seen)
 end
 
 -- The running total of bytes at an entry; entries that others wrote have none.
-local function total_of(entry)
+local function field_of(entry, name)
   for at = 1, #entry[2], 2 do
-    if entry[2][at] == 'b' then return tonumber(entry[2][at + 1]) end
+    if entry[2][at] == name then return entry[2][at + 1] end
   end
   return nil
 end
 
--- The newest entry of a stream: its id, the running total of bytes, an error, and the id of the newest entry of ours. Entries
--- that others wrote count for the first alone; where there are many of them, ours may be taken to be the oldest looked at.
+local function total_of(entry)
+  return tonumber(field_of(entry, 'b') or nil)
+end
+
+-- Returns the id of the newest entry, the running total of bytes, an error; and of the newest entry of ours: the id of the
+-- event, and, if the topic has ended, that of the end.
 local function newest(stream)
   local entries = redis.pcall('XREVRANGE', stream, '+', '-', 'COUNT', 1)
-  if entries.err then return nil, 0, entries.err, nil end
-  if not entries[1] then return nil, 0, nil, nil end
+  if entries.err then return nil, 0, entries.err end
+  if not entries[1] then return nil, 0 end
   local top = parse(entries[1][1])
   if not total_of(entries[1]) then
     entries = redis.call('XREVRANGE', stream, '+', '-', 'COUNT', FOREIGN)
   end
   for _, entry in ipairs(entries) do
     local bytes = total_of(entry)
-    if bytes then return top, bytes, nil, parse(entry[1]) end
+    if bytes then
+      local id = parse(entry[1])
+      if field_of(entry, 'x') then return top, bytes, nil, parse(field_of(entry, 'p')), id end
+      return top, bytes, nil, id, nil
+    end
   end
-  return top, 0, nil, #entries == FOREIGN and parse(entries[FOREIGN][1]) or nil
+  return top, 0, nil, #entries == FOREIGN and parse(entries[FOREIGN][1]) or nil, nil
 end
 
 -- "<last> <end>" -> last, end
@@ -292,7 +297,7 @@ end
 -- What is known of one topic while a call lasts.
 local function topic_of(state, name, stream, channel)
   local last, ended = parse_last(redis.call('HGET', state.last_key, name))
-  local top, bytes, err, ours = newest(stream)
+  local top, bytes, err, ours, ours_end = newest(stream)
   if err then return nil, fail('TOPIC_BROKEN', 'the key ' .. stream .. ' is not a stream of the gateway: ' .. err) end
   -- Somebody wrote to the stream itself. A step into the future would take the ids of every topic with it.
   if top and top[1] > state.now + AHEAD_MS and below(state.last, top) then
@@ -300,14 +305,16 @@ local function topic_of(state, name, stream, channel)
       .. ', which lies in the future and is not of the gateway: delete it')
   end
   -- What was forgotten lies at or below the horizon, unless the stream still has it.
-  last = last or (ours and greatest(ours, state.born)) or state.horizon
+  local is_new = not last
+  if is_new then ended = ours_end end
+  -- Nothing lies below the birth, not even what a log before this one remembers.
+  last = greatest(last or ours or state.horizon, state.born)
   local keep = keep_of(state.retention, name)
   return {
     name = name, stream = stream, channel = channel,
     last = last, last_text = format(last),
     top = greatest(last, top),
-    is_new = not top,
-    before_ms = top and top[1] or 0,
+    is_new = is_new,
     ended = ended,
     bytes = bytes, bytes_before = bytes,
     keep = keep, most = string.format('%d', keep.events or 2^53),
@@ -339,6 +346,11 @@ local function add_again(state, topic, id, ...)
   return nil, fail('TOPIC_BROKEN', 'the stream ' .. topic.stream .. ' takes no entry: ' .. again.err)
 end
 
+-- Who may write but not publish has stored the event all the same: replicas find it by `heads`, a little later.
+local function say(topic, message)
+  redis.pcall('SPUBLISH', topic.channel, message)
+end
+
 local function store(state, topic, kind, data)
   local id = next_id(state, topic)
   local text, previous = format(id), topic.last_text
@@ -353,7 +365,7 @@ local function store(state, topic, kind, data)
   end
   state.last, topic.last, topic.top, topic.bytes, topic.dirty = id, id, id, bytes, true
   topic.last_text = text
-  redis.call('SPUBLISH', topic.channel, text .. ' ' .. previous .. ' e ' .. kind .. '\n' .. data)
+  say(topic, text .. ' ' .. previous .. ' e ' .. kind .. '\n' .. data)
   return text, nil
 end
 
@@ -367,7 +379,7 @@ local function store_end(state, topic)
     text = added
   end
   state.last, topic.top, topic.ended, topic.dirty = id, id, id, true
-  redis.call('SPUBLISH', topic.channel, text .. ' ' .. previous .. ' x')
+  say(topic, text .. ' ' .. previous .. ' x')
   return text, nil
 end
 
@@ -431,24 +443,22 @@ end
 
 local function trim(state, topic)
   local keep = topic.keep
-  if math.floor(topic.bytes / BYTES_STEP) ~= math.floor(topic.bytes_before / BYTES_STEP) then
-    if keep.bytes and topic.bytes > keep.bytes then trim_bytes(topic) end
-    if keep.age then redis.call('XTRIM', topic.stream, 'MINID', '~', math.max(0, state.now - keep.age)) end
+  if keep.bytes and topic.bytes > keep.bytes
+    and math.floor(topic.bytes / BYTES_STEP) ~= math.floor(topic.bytes_before / BYTES_STEP) then
+    trim_bytes(topic)
   end
-  -- The key lives a little longer than its newest entry, so that this is not done for each.
-  local slot = keep.age and math.max(1, math.floor(keep.age / 64))
-  if slot and (topic.is_new or math.floor(state.now / slot) ~= math.floor(topic.before_ms / slot)) then
-    redis.call('PEXPIRE', topic.stream, keep.age + slot)
+  if keep.age then
+    redis.call('XTRIM', topic.stream, 'MINID', '~', string.format('%d', math.max(0, state.now - keep.age)))
+    -- From the newest id on, which may lie ahead of the clock.
+    redis.call('PEXPIRE', topic.stream, string.format('%d', math.max(1, keep.age, topic.top[1] + keep.age - state.now)))
   end
 end
 
 -- Forgets last ids that are older than twice the longest retention, and says up to where that was done.
-local function sweep(state, heads_key)
-  -- Once in so many milliseconds is often enough: at a high rate it costs nothing.
-  if math.floor(state.now / SWEEP_MS) == math.floor(state.before_ms / SWEEP_MS) then return end
+local function sweep(state, heads_key, count)
   local age = 2 * longest_age(state.retention)
   if age == 0 then return end
-  local old = redis.call('ZRANGEBYSCORE', heads_key, '-inf', string.format('(%.0f', state.now - age), 'LIMIT', 0, SWEEP)
+  local old = redis.call('ZRANGEBYSCORE', heads_key, '-inf', string.format('(%.0f', state.now - age), 'LIMIT', 0, count)
   if #old == 0 then return end
   local known = redis.call('HMGET', state.last_key, unpack(old))
   for _, text in ipairs(known) do
@@ -462,10 +472,12 @@ end
 
 -- Writes down where the log and its topics stand now.
 local function settle(state, heads_key, topics)
-  local dirty = false
+  -- More than what is new, so that they do not grow for ever.
+  local dirty, count = false, SWEEP
   for _, topic in pairs(topics) do
     if topic.dirty then
       dirty = true
+      if topic.is_new then count = count + 1 end
       local text = topic.last_text
       if topic.ended then text = text .. ' ' .. format(topic.ended) end
       redis.call('HSET', state.last_key, topic.name, text)
@@ -476,7 +488,7 @@ local function settle(state, heads_key, topics)
   for _, topic in pairs(topics) do
     if topic.dirty then trim(state, topic) end
   end
-  sweep(state, heads_key)
+  sweep(state, heads_key, count)
 end
 
 ------------------------------------------------------------------------------------------------------------ the functions
@@ -625,7 +637,7 @@ register_small('tidegate_raise', function(keys, args)
   local seen = parse(args[1])
   if not seen then return fail('ID_INVALID', 'ARGV[1] is <milliseconds>-<sequence>') end
   local state = state_of(keys[1], keys[2])
-  if ahead(state, seen) then return clock_behind(state, seen) end
+  if below(state.last, seen) and ahead(state, seen) then return clock_behind(state, seen) end
   bear(state, keys[3], seen)
   -- What lies above this log's last id is certainly not of it. What does not may be: only what a position confirmed is not.
   local foreign = below(state.last, seen) and seen or parse(args[3]) or seen
@@ -644,7 +656,8 @@ end)
 --[[ tidegate_position: where the log and some of its topics stand.
 KEYS  1 meta  2 last  3 lost, then the stream of each topic
 ARGV  the names of the topics, in the same order
-Reply [born, last, horizon, milliseconds of the clock, then for each topic: last id or "", id of its end or "", lost ranges]
+Reply [born, last, horizon, milliseconds of the clock, then for each topic: last id or "", id of its end or "", lost ranges,
+      id of the oldest entry that is still there or ""]
 Errors NOT_INITIALISED: there is no log; tidegate_init makes one.
 Why atomic: the last id of the log and those of its topics must belong to the same moment. ]]
 redis.register_function({
@@ -661,13 +674,15 @@ redis.register_function({
     for at = 1, #args do
       local last, ended = parse_last(lasts[at] or nil)
       if not last then
-        local _, _, _, ours = newest(keys[3 + at])
-        last = ours
+        local _, _, _, ours, ours_end = newest(keys[3 + at])
+        last, ended = ours, ours_end
       end
       local none = not last or not below(state.born, last)
       reply[#reply + 1] = none and '' or format(last)
       reply[#reply + 1] = ended and format(ended) or ''
       reply[#reply + 1] = lost[at] or ''
+      local oldest = redis.pcall('XRANGE', keys[3 + at], '-', '+', 'COUNT', 1)
+      reply[#reply + 1] = oldest[1] and oldest[1][1] or ''
     end
     return reply
   end,

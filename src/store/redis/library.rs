@@ -87,14 +87,23 @@ pub(super) fn raise_request(shared: &Shared) -> Option<Request> {
     Some(raise.arg(seen.confirmed.to_string()))
 }
 
+/// Asks how the server is set up.
+pub(super) fn info_request() -> Request {
+    Request::new("INFO").arg("memory")
+}
+
 /// What an operator should know about the server, or nothing where it does not tell.
 pub(super) async fn warnings(link: &mut Link) -> Result<Vec<String>, LinkError> {
-    let info = match link.ask(&Request::new("INFO").arg("memory")).await {
-        Ok(info) => info,
+    match link.ask(&info_request()).await {
+        Ok(info) => Ok(warnings_of(&info)),
         // Managed servers may not allow it.
-        Err(LinkError::Refused(_)) => return Ok(Vec::new()),
-        Err(error) => return Err(error),
-    };
+        Err(LinkError::Refused(_)) => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+/// The same of an answer.
+pub(super) fn warnings_of(info: &Value) -> Vec<String> {
     let policy = info
         .text()
         .unwrap_or_default()
@@ -102,11 +111,11 @@ pub(super) async fn warnings(link: &mut Link) -> Result<Vec<String>, LinkError> 
         .find_map(|line| line.strip_prefix("maxmemory_policy:"))
         .unwrap_or("noeviction");
     if policy == "noeviction" {
-        return Ok(Vec::new());
+        return Vec::new();
     }
-    Ok(vec![format!(
+    vec![format!(
         "maxmemory-policy is {policy}, so Redis may delete events and last ids at will: set it to noeviction"
-    )])
+    )]
 }
 
 /// The settings that the functions need, as JSON.

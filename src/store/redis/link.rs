@@ -109,6 +109,7 @@ impl Endpoint {
             writer,
             decoder: Decoder::default(),
             input: BytesMut::with_capacity(READ),
+            tls: self.tls.is_some(),
         };
         link.introduce(&self.url, purpose).await?;
         Ok(link)
@@ -190,13 +191,15 @@ pub(super) struct Link {
     pub(super) writer: WriteHalf<Box<dyn Io>>,
     pub(super) decoder: Decoder,
     pub(super) input: BytesMut,
+    tls: bool,
 }
 
 impl Link {
     async fn introduce(&mut self, url: &RedisUrl, purpose: &str) -> Result<(), LinkError> {
         let mut hello = Request::new("HELLO").arg("3");
-        if let Some(password) = url.password() {
+        if url.password().is_some() || url.username().is_some() {
             let name = url.username().unwrap_or("default");
+            let password = url.password().unwrap_or_default();
             hello = hello.arg("AUTH").arg(name).arg(password);
         }
         let hello = hello.arg("SETNAME").arg(format!("tidegate-{purpose}"));
@@ -207,12 +210,7 @@ impl Link {
             }
             answer => answer?,
         };
-        let about = about.array().ok_or(LinkError::Unexpected)?;
-        let find = |name: &str| {
-            let mut pairs = about.chunks_exact(2);
-            pairs.find_map(|pair| (pair[0].text() == Some(name)).then(|| pair[1].text())?)
-        };
-        let version = find("version").ok_or(LinkError::Unexpected)?;
+        let version = about_field(&about, "version").ok_or(LinkError::Unexpected)?;
         let major = version
             .split('.')
             .next()
@@ -220,7 +218,7 @@ impl Link {
         if major.is_none_or(|major: u64| major < VERSION_NEEDED) {
             return Err(LinkError::TooOld(version.into()));
         }
-        if find("role").is_some_and(|role| role != "master") {
+        if role(&about).is_some_and(|role| role != "master") {
             return Err(LinkError::Replica);
         }
         if url.db() > 0 {
@@ -256,6 +254,20 @@ impl Link {
     }
 }
 
+/// A field of what `HELLO` answers.
+fn about_field<'a>(about: &'a Value, name: &str) -> Option<&'a str> {
+    let pairs = about.array()?.chunks_exact(2);
+    let [_, value] = pairs
+        .filter_map(|pair| <&[Value; 2]>::try_from(pair).ok())
+        .find(|[field, _]| field.text() == Some(name))?;
+    value.text()
+}
+
+/// What the server is, as `HELLO` says it: `master` or `replica`.
+pub(super) fn role(about: &Value) -> Option<&str> {
+    about_field(about, "role")
+}
+
 /// Reads what has come, at least one byte.
 ///
 /// # Cancel safety
@@ -272,16 +284,25 @@ pub(super) async fn read(
 }
 
 /// What waits to be written.
-#[derive(Default)]
 pub(super) struct Output {
     pub(super) bytes: BytesMut,
     /// How many bytes the connection has taken.
     pub(super) written: u64,
     /// TLS holds back what it has not been told to flush.
     unflushed: bool,
+    tls: bool,
 }
 
 impl Output {
+    pub(super) fn new(link: &Link) -> Self {
+        Self {
+            bytes: BytesMut::new(),
+            written: 0,
+            unflushed: false,
+            tls: link.tls,
+        }
+    }
+
     pub(super) fn is_pending(&self) -> bool {
         self.unflushed || !self.bytes.is_empty()
     }
@@ -300,7 +321,13 @@ impl Output {
         writer: &mut WriteHalf<Box<dyn Io>>,
     ) -> Result<(), LinkError> {
         if !self.bytes.is_empty() {
-            let taken = writer.write_buf(&mut self.bytes).await?;
+            let end = self.end();
+            let taken = writer.write_buf(&mut self.bytes).await;
+            if taken.is_err() && self.tls {
+                // It writes in pieces, and does not tell which of them had left.
+                self.written = end;
+            }
+            let taken = taken?;
             if taken == 0 {
                 return Err(LinkError::Closed);
             }

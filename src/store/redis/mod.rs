@@ -352,7 +352,16 @@ impl Store for RedisStore {
             let (stream, channel) = (keys.topic(topic), keys.channel(topic));
             let names = [&*keys.meta, &*keys.last, &*keys.heads, &*stream, &*channel];
             let request = Request::function("tidegate_delete", &names).arg(topic.as_str());
-            let answer = self.ask(request).await?;
+            let answer = match self.reads.call(request.clone()).await {
+                // Nothing was done, except where the functions had to be loaded again first.
+                Ok(Value::Error(_)) => self.ask(request).await?,
+                Ok(answer) => answer,
+                Err(CallError::NotSent(why)) => {
+                    return Err(StoreError::Unavailable(why.to_string()));
+                }
+                // It may have been done.
+                Err(CallError::Unknown) => return Err(StoreError::Timeout),
+            };
             let count = answer
                 .array()
                 .and_then(<[_]>::first)

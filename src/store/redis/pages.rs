@@ -5,6 +5,8 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
+use tokio::sync::Semaphore;
+
 use super::{
     Shared, entry,
     pipe::{CallError, Pipe},
@@ -23,18 +25,22 @@ const PAGE_LEAST: usize = 8;
 /// Among so many of the newest entries one of ours is looked for, where others have written, too.
 const NEWEST: &str = "64";
 /// What is expected of events before one was seen.
-const EVENT_BYTES: usize = 256;
+const EVENT_BYTES: usize = 4 * 1024;
+/// Pages that are read at once.
+const READS: usize = 16;
 
 /// Reads pages, and learns how large they should be.
 pub(super) struct Pages {
     /// About how many bytes an event has.
     event_bytes: AtomicUsize,
+    reads: Semaphore,
 }
 
 impl Default for Pages {
     fn default() -> Self {
         Self {
             event_bytes: AtomicUsize::new(EVENT_BYTES),
+            reads: Semaphore::new(READS),
         }
     }
 }
@@ -55,6 +61,8 @@ impl Pages {
         after: EventId,
         limit: usize,
     ) -> Result<Page, StoreError> {
+        // A fresh replica is asked for many topics at once, and does not know how large their events are.
+        let _one = self.reads.acquire().await;
         let (mut from, mut with_newest) = (after, false);
         loop {
             let wanted = self.entries(limit);
@@ -77,7 +85,8 @@ impl Pages {
                 }
             }
             // The end is no event, and nothing stands after it.
-            let ended = events.pop_if(|event| event.end).is_some();
+            let ended = events.last().is_some_and(|event| event.end);
+            events.retain(|event| !event.end);
             let more = count > wanted && !ended;
             events.truncate(wanted);
             let last_read = raw.entries.last().and_then(entry::entry_id);
@@ -189,6 +198,7 @@ async fn raw_page(
             last: Some(last).filter(|&last| last > born),
             end,
             lost,
+            first: None,
         }),
         (None, Some(newest)) => Some(TopicPosition {
             last: newest
@@ -200,6 +210,7 @@ async fn raw_page(
                 .filter(|&last| last > born),
             end: None,
             lost,
+            first: None,
         }),
         (None, None) => None,
     };

@@ -240,23 +240,28 @@ impl Runner {
         jobs: &mut mpsc::Receiver<Job>,
         under_way: &mut VecDeque<UnderWay>,
     ) -> (LinkError, u64) {
+        let mut output = Output::new(&link);
         let Link {
             mut reader,
             mut writer,
             mut decoder,
             mut input,
+            ..
         } = link;
-        let mut output = Output::default();
+        let mut heard = Instant::now();
         let mut batch = Vec::new();
         let ended = async {
             loop {
+                // A reply that stands behind others is late, but not missing.
                 let deadline = under_way.front().map_or(PING, |oldest| {
-                    self.config.timeout.saturating_sub(oldest.at.elapsed())
+                    let silent = oldest.at.elapsed().min(heard.elapsed());
+                    self.config.timeout.saturating_sub(silent)
                 });
                 tokio::select! {
                     biased;
                     read = read(&mut reader, &mut input) => {
                         read?;
+                        heard = Instant::now();
                         while let Some(value) = decoder.decode(&mut input)? {
                             self.reply(value, under_way)?;
                         }
@@ -313,6 +318,8 @@ impl Runner {
         let Some(oldest) = under_way.front_mut() else {
             return Err(LinkError::Unexpected);
         };
+        // The server is none that takes writes any more: the right one has to be found.
+        let demoted = matches!(&value, Value::Error(text) if text.starts_with("READONLY"));
         oldest.values.push(value);
         if oldest.values.len() == oldest.replies
             && let Some(done) = under_way.pop_front()
@@ -321,6 +328,9 @@ impl Runner {
             if let Some(answer) = done.answer {
                 let _ = answer.send(Ok(done.values));
             }
+        }
+        if demoted {
+            return Err(LinkError::Replica);
         }
         Ok(())
     }

@@ -86,6 +86,11 @@ impl Health {
         self.opened.notify_waiters();
     }
 
+    /// What an operator should mend now.
+    pub(super) fn warn(&self, warnings: Vec<String>) {
+        self.state.lock().warnings = warnings;
+    }
+
     /// Why it cannot be reached, if it cannot.
     pub(super) fn why_away(&self) -> Option<Arc<str>> {
         self.state.lock().away.clone()
