@@ -5,6 +5,7 @@ mod away;
 mod foreign;
 mod lost;
 mod operators;
+mod repair;
 
 use serde_json::json;
 use tidegate::event::EventId;

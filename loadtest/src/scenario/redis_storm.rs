@@ -165,7 +165,7 @@ fn say(
         name: format!("reads of streams in Redis for each topic, {who}"),
         value: ratio(float(reads), float(count(topics))),
         unit: "",
-        goal: Goal::None,
+        goal: Goal::AtMost(20.0),
         floor: None,
         tested: Some(float(reads)),
         raw_unit: "reads",
