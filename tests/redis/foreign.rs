@@ -356,30 +356,6 @@ async fn a_cut_feed_loses_nothing() {
     resumed.replays(numbers(0..EVENTS)).await;
 }
 
-/// Channels know no databases: what another deployment says there under our prefix is not in our log.
-#[tokio::test]
-async fn what_is_said_for_another_database_is_never_sent() {
-    let redis = RedisServer::start().await;
-    let ours = replica(&redis).await;
-    let url = format!("{}/1", redis.url());
-    let theirs = super::ready(Gateway::settings().env("REDIS_URL", &url)).await;
-    let mut our_reader = ours.subscribe("orders").await;
-    let mut their_reader = theirs.subscribe("orders").await;
-    for number in 0..10 {
-        ours.publish("orders", &format!("ours {number}")).await;
-        theirs.publish("orders", &format!("theirs {number}")).await;
-    }
-    let wanted = |whose: &str| {
-        (0..10)
-            .map(|number| format!("{whose} {number}"))
-            .collect::<Vec<_>>()
-    };
-    assert_eq!(our_reader.take(10).await, wanted("ours"));
-    assert_eq!(their_reader.take(10).await, wanted("theirs"));
-    our_reader.stays_silent().await;
-    their_reader.stays_silent().await;
-}
-
 /// Whoever writes a message that looks like the next event can make it be shown. The log does not have it, and that is told.
 #[tokio::test]
 async fn a_forged_event_on_the_feed_is_told_as_lost_and_the_log_goes_on() {

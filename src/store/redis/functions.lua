@@ -294,16 +294,37 @@ end
 
 -------------------------------------------------------------------------------------------------------------------- append
 
+-- The running totals of bytes that calls before this one left behind, by stream, with the last id to which they belong. It
+-- spares a look at the newest entry, with all its data. What is not true any more names another id, and is not used.
+local totals, total_ids, totals_count = {}, {}, 0
+local TOTALS_MAX = 20000
+
+local function remember(topic)
+  if not total_ids[topic.stream] then
+    if totals_count == TOTALS_MAX then totals, total_ids, totals_count = {}, {}, 0 end
+    totals_count = totals_count + 1
+  end
+  total_ids[topic.stream], totals[topic.stream] = topic.last_text, topic.bytes
+end
+
+local function in_the_future(stream, id)
+  return fail('TOPIC_BROKEN', 'the stream ' .. stream .. ' holds the entry ' .. format(id)
+    .. ', which lies in the future and is not of the gateway: delete it')
+end
+
 -- What is known of one topic while a call lasts.
 local function topic_of(state, name, stream, channel)
-  local last, ended = parse_last(redis.call('HGET', state.last_key, name))
-  local top, bytes, err, ours, ours_end = newest(stream)
+  local text = redis.call('HGET', state.last_key, name)
+  local last, ended = parse_last(text)
+  local top, bytes, err, ours, ours_end
+  if text and total_ids[stream] == text then
+    bytes = totals[stream]
+  else
+    top, bytes, err, ours, ours_end = newest(stream)
+  end
   if err then return nil, fail('TOPIC_BROKEN', 'the key ' .. stream .. ' is not a stream of the gateway: ' .. err) end
   -- Somebody wrote to the stream itself. A step into the future would take the ids of every topic with it.
-  if top and top[1] > state.now + AHEAD_MS and below(state.last, top) then
-    return nil, fail('TOPIC_BROKEN', 'the stream ' .. stream .. ' holds the entry ' .. format(top)
-      .. ', which lies in the future and is not of the gateway: delete it')
-  end
+  if top and ahead(state, top) and below(state.last, top) then return nil, in_the_future(stream, top) end
   -- What was forgotten lies at or below the horizon, unless the stream still has it.
   local is_new = not last
   if is_new then ended = ours_end end
@@ -336,13 +357,14 @@ local function add_again(state, topic, id, ...)
   for at = 1, #info, 2 do
     if info[at] == 'last-generated-id' then generated = parse(info[at + 1]) end
   end
-  if generated and generated[1] <= state.now + AHEAD_MS then
+  if generated and not ahead(state, generated) then
     id = greatest(id, after(generated))
   else
     redis.pcall('XSETID', topic.stream, format(topic.top))
   end
   local again = redis.pcall('XADD', topic.stream, format(id), ...)
   if not (type(again) == 'table' and again.err) then return id, again end
+  if generated and ahead(state, generated) then return nil, in_the_future(topic.stream, generated) end
   return nil, fail('TOPIC_BROKEN', 'the stream ' .. topic.stream .. ' takes no entry: ' .. again.err)
 end
 
@@ -479,7 +501,7 @@ local function settle(state, heads_key, topics)
       dirty = true
       if topic.is_new then count = count + 1 end
       local text = topic.last_text
-      if topic.ended then text = text .. ' ' .. format(topic.ended) end
+      if topic.ended then text = text .. ' ' .. format(topic.ended) else remember(topic) end
       redis.call('HSET', state.last_key, topic.name, text)
       redis.call('ZADD', heads_key, string.format('%d', topic.top[1]), topic.name)
     end
