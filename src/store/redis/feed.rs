@@ -210,8 +210,9 @@ async fn connection(shared: &Arc<Shared>, backoff: &mut Backoff) -> LinkError {
     let error = session.run(link).await;
     if session.proven {
         backoff.reset();
-        shared.push(FeedItem::Cut);
     }
+    // Also where nothing has come yet: the session has taken what the hub asked for.
+    shared.push(FeedItem::Cut);
     error
 }
 
