@@ -8,9 +8,10 @@ use std::net::Shutdown;
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 
 use crate::clock::{now_ns, sleep_until};
 use crate::figures::{count, float, whole};
@@ -229,6 +230,32 @@ impl Publisher {
         self.end_chunk();
         self.socket.write_all(&self.batch)
     }
+}
+
+/// Each publisher streams to a topic of its own, all at once and as fast as they can. Returns how many events were stored.
+pub(crate) fn repeat_all(
+    publishers: Vec<Publisher>,
+    events: u64,
+    times: u64,
+    bytes: usize,
+) -> Result<u64> {
+    let threads: Vec<_> = publishers
+        .into_iter()
+        .enumerate()
+        .map(|(topic, mut publisher)| {
+            thread::spawn(move || {
+                publisher.repeat(topic, events, times, bytes)?;
+                publisher.finish()
+            })
+        })
+        .collect();
+    let mut stored = 0;
+    for thread in threads {
+        stored += thread
+            .join()
+            .map_err(|_| anyhow!("a publisher panicked"))??;
+    }
+    Ok(stored)
 }
 
 /// Reads one answer with a length and returns its body; any status but 2xx is an error.

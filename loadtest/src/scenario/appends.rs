@@ -4,13 +4,11 @@
 //! Single requests are compared with the same HTTP server answering a constant, by what each takes of its core: where both
 //! fill it, that is the ratio of their rates, and where the load program is the bottleneck it is still true.
 
-use std::thread;
-
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 
 use super::Context;
 use crate::figures::{count, ratio};
-use crate::publisher::Publisher;
+use crate::publisher::{Publisher, repeat_all};
 use crate::report::{Goal, Report, Sample};
 use crate::requests::Requests;
 use crate::stage::{Meter, Window};
@@ -54,22 +52,7 @@ fn ndjson(context: &Context, target: Target) -> Result<Window> {
         (context.scale.appended_events / EVENTS_PER_WRITE / count(NDJSON_CONNECTIONS)).max(1);
     let bytes = context.scale.payload_bytes;
     let meter = Meter::start(&stage.server)?;
-    let threads: Vec<_> = publishers
-        .into_iter()
-        .enumerate()
-        .map(|(topic, mut publisher)| {
-            thread::spawn(move || {
-                publisher.repeat(topic, EVENTS_PER_WRITE, times, bytes)?;
-                publisher.finish()
-            })
-        })
-        .collect();
-    let mut acknowledged = 0;
-    for thread in threads {
-        acknowledged += thread
-            .join()
-            .map_err(|_| anyhow!("a publisher panicked"))??;
-    }
+    let acknowledged = repeat_all(publishers, EVENTS_PER_WRITE, times, bytes)?;
     meter.stop(&stage.server, acknowledged)
 }
 

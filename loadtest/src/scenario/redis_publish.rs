@@ -5,10 +5,9 @@
 //! is full, the ratio of that time is the ratio of the rates.
 
 use std::fmt::Write as _;
-use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, anyhow, ensure};
+use anyhow::{Context as _, Result, ensure};
 use hdrhistogram::Histogram;
 
 use super::Context;
@@ -16,7 +15,7 @@ use crate::clock::{now_ns, own_cpu_ns};
 use crate::figures::{count, float, ratio};
 use crate::machine::busy_ns;
 use crate::pace::{Exchange, Pace};
-use crate::publisher::Publisher;
+use crate::publisher::{Publisher, repeat_all};
 use crate::redis::{RedisMeter, RedisServer, RedisWindow, Xadds, xadd};
 use crate::report::{Goal, Report, Sample};
 use crate::requests::{self, Requests};
@@ -289,22 +288,7 @@ fn lines(context: &Context, redis: &RedisServer, gateway: &Server) -> Result<Mea
     let bytes = context.scale.payload_bytes;
     let redis_meter = RedisMeter::start(redis)?;
     let (meter, busy) = (Meter::start(gateway)?, busy_ns()?);
-    let threads: Vec<_> = publishers
-        .into_iter()
-        .enumerate()
-        .map(|(topic, mut publisher)| {
-            thread::spawn(move || {
-                publisher.repeat(topic, EVENTS_PER_WRITE, times, bytes)?;
-                publisher.finish()
-            })
-        })
-        .collect();
-    let mut acknowledged = 0;
-    for thread in threads {
-        acknowledged += thread
-            .join()
-            .map_err(|_| anyhow!("a publisher panicked"))??;
-    }
+    let acknowledged = repeat_all(publishers, EVENTS_PER_WRITE, times, bytes)?;
     let window = meter.stop(gateway, acknowledged)?;
     Ok(Measured {
         events: acknowledged,

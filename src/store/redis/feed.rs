@@ -184,10 +184,9 @@ async fn connection(shared: &Arc<Shared>, backoff: &mut Backoff) -> LinkError {
         let mut link = shared.endpoint.connect("feed").await?;
         library::load(&mut link).await?;
         let born = library::begin(&mut link, shared).await?;
-        let warnings = library::warnings(&mut link).await?;
-        Ok((link, born, warnings))
+        Ok((link, born))
     };
-    let (link, born, warnings) = match opened.await {
+    let (link, born) = match opened.await {
         Ok(opened) => opened,
         Err(error) => return error,
     };
@@ -201,7 +200,6 @@ async fn connection(shared: &Arc<Shared>, backoff: &mut Backoff) -> LinkError {
         numbers: 0,
         output: Output::new(&link),
         accepted: born,
-        warnings,
         settling: false,
         heads_since: None,
         clock: None,
@@ -257,8 +255,6 @@ struct Session<'a> {
     output: Output,
     /// The birth of the log above which everything lies that this replica has seen.
     accepted: EventId,
-    /// What an operator should mend.
-    warnings: Vec<String>,
     /// The birth is being made or raised: no position means anything before that is done.
     settling: bool,
     /// From which millisecond on the heads are looked at next.
@@ -280,7 +276,9 @@ impl Session<'_> {
         } = link;
         let mut positions = time::interval(POSITION);
         positions.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut heads = time::interval(HEADS);
+        // How the server is set up is known before the first position says that all is well.
+        self.look_at_server();
+        let mut heads = time::interval_at(Instant::now() + HEADS, HEADS);
         heads.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let shared = self.shared;
         loop {
@@ -312,6 +310,7 @@ impl Session<'_> {
                     }
                 }
                 _ = heads.tick() => {
+                    self.look_at_server();
                     self.look_at_heads();
                     Ok(())
                 }
@@ -395,12 +394,15 @@ impl Session<'_> {
         self.expect(Expected::Position(topics, numbers));
     }
 
-    fn look_at_heads(&mut self) {
+    fn look_at_server(&mut self) {
         // A server that has become a replica keeps its connections, and says what others have written.
         self.send(&Request::new("HELLO"));
         self.expect(Expected::Role);
         self.send(&library::info_request());
         self.expect(Expected::Info);
+    }
+
+    fn look_at_heads(&mut self) {
         let Some(since) = self.heads_since else {
             return;
         };
@@ -552,10 +554,7 @@ impl Session<'_> {
         self.heads_since.get_or_insert(position.now_ms);
         self.clock = Some((position.now_ms, Instant::now()));
         if !std::mem::replace(&mut self.proven, true) {
-            for warning in &self.warnings {
-                tracing::warn!("{warning}");
-            }
-            self.shared.health.back(std::mem::take(&mut self.warnings));
+            self.shared.health.back();
             tracing::info!(born = %position.born, "the feed from Redis is open");
         }
         // A topic that was left, and followed again, waits for the position of its new subscription.

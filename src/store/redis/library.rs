@@ -22,8 +22,11 @@ pub(super) async fn load(link: &mut Link) -> Result<(), LinkError> {
     let version = Request::read_function("tidegate_version", &[]);
     let load = match link.ask(&version).await {
         Ok(Value::Number(version)) if version >= VERSION => return Ok(()),
-        Ok(_) => load_request().arg("REPLACE").arg(SOURCE),
-        Err(LinkError::Refused(text)) if text.contains("not found") => load_request().arg(SOURCE),
+        Ok(_) => Request::new("FUNCTION")
+            .arg("LOAD")
+            .arg("REPLACE")
+            .arg(SOURCE),
+        Err(LinkError::Refused(text)) if is_missing(&text) => load_missing(),
         Err(error) => return Err(error),
     };
     tracing::info!(version = VERSION, "loading the function library into Redis");
@@ -36,11 +39,12 @@ pub(super) async fn load(link: &mut Link) -> Result<(), LinkError> {
 
 /// Loads the library if it is missing.
 pub(super) fn load_missing() -> Request {
-    load_request().arg(SOURCE)
+    Request::new("FUNCTION").arg("LOAD").arg(SOURCE)
 }
 
-fn load_request() -> Request {
-    Request::new("FUNCTION").arg("LOAD")
+/// Whether an error says that the library is not there: the call has done nothing then.
+pub(super) fn is_missing(error: &str) -> bool {
+    error.contains("Function not found")
 }
 
 /// Makes the log where there is none, and sees to it that ids lie above everything that this replica has seen. Returns the
@@ -92,17 +96,7 @@ pub(super) fn info_request() -> Request {
     Request::new("INFO").arg("memory")
 }
 
-/// What an operator should know about the server, or nothing where it does not tell.
-pub(super) async fn warnings(link: &mut Link) -> Result<Vec<String>, LinkError> {
-    match link.ask(&info_request()).await {
-        Ok(info) => Ok(warnings_of(&info)),
-        // Managed servers may not allow it.
-        Err(LinkError::Refused(_)) => Ok(Vec::new()),
-        Err(error) => Err(error),
-    }
-}
-
-/// The same of an answer.
+/// What an operator should know about a server that answers so. Managed ones may not tell, which is nothing to warn of.
 pub(super) fn warnings_of(info: &Value) -> Vec<String> {
     let policy = info
         .text()

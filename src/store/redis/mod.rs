@@ -257,7 +257,7 @@ fn unavailable(error: CallError) -> StoreError {
 async fn ask(pipe: &Pipe, request: Request) -> Result<Value, StoreError> {
     let answer = pipe.call(request.clone()).await.map_err(unavailable)?;
     let answer = match answer {
-        Value::Error(text) if text.contains("Function not found") => {
+        Value::Error(text) if library::is_missing(&text) => {
             pipe.call(library::load_missing())
                 .await
                 .map_err(unavailable)?;

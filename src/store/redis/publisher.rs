@@ -246,7 +246,7 @@ async fn answer(config: &PublisherConfig, call: Call) -> Answers {
     let unknown = || Err(CallError::Unknown);
     let mut replies = call.replies.await.unwrap_or_else(|_| unknown());
     if let Ok([Value::Error(text), ..]) = replies.as_deref()
-        && text.contains("Function not found")
+        && library::is_missing(text)
     {
         // Somebody took the functions away, so this call has certainly done nothing.
         let loaded = config.pipe.call(library::load_missing()).await;
@@ -310,7 +310,7 @@ fn refusal(text: &str) -> StoreError {
         "KEYS_INVALID",
     ];
     let code = text.split(' ').next().unwrap_or_default();
-    if NOTHING_DONE.contains(&code) || text.contains("Function not found") {
+    if NOTHING_DONE.contains(&code) || library::is_missing(text) {
         StoreError::Unavailable(text.into())
     } else {
         tracing::error!(error = text, "a publish failed in Redis");

@@ -77,18 +77,23 @@ impl Health {
         state.away.clone().filter(|_| state.clock_behind)
     }
 
-    pub(super) fn back(&self, warnings: Vec<String>) {
+    pub(super) fn back(&self) {
         let mut state = self.state.lock();
         state.away = None;
         state.clock_behind = false;
-        state.warnings = warnings;
         drop(state);
         self.opened.notify_waiters();
     }
 
     /// What an operator should mend now.
     pub(super) fn warn(&self, warnings: Vec<String>) {
-        self.state.lock().warnings = warnings;
+        let mut state = self.state.lock();
+        if state.warnings != warnings {
+            for warning in &warnings {
+                tracing::warn!("{warning}");
+            }
+            state.warnings = warnings;
+        }
     }
 
     /// Why it cannot be reached, if it cannot.
