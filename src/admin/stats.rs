@@ -40,7 +40,7 @@ fn replica(app: &App) -> Value {
         "uptime": app.started.elapsed().as_secs_f64(),
         "connections": {
             "active_connections": app.streams.len(),
-            "limit": app.config.limits.connections,
+            "limit": app.config().limits.connections,
             "tcp": metrics.tcp_connections.get(),
             "lagging": metrics.lagging.get(),
         },

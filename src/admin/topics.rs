@@ -32,7 +32,7 @@ pub(crate) async fn delete_topic(
         Problem::new(Code::TopicInvalid, error.to_string())
     })?;
     let delete = app.hub.store().delete(&topic);
-    let events = tokio::time::timeout(app.config.publish.timeout, delete)
+    let events = tokio::time::timeout(app.config().publish.timeout, delete)
         .await
         .map_err(|_| crate::store::StoreError::Timeout)??;
     tracing::info!(%topic, events, "a topic was deleted");

@@ -104,7 +104,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         ));
         tracing::info!(listener = kind.as_str(), %address, "listening");
     }
-    if app.config.development() {
+    if app.config().development() {
         tracing::info!("development mode: no auth is configured, so only this machine is served");
     }
 

@@ -10,7 +10,8 @@ const PREFIX: &str = "TIDEGATE_";
 /// Names of ours in the environment that are no settings.
 const NOT_SETTINGS: [&str; 2] = ["TIDEGATE_CONFIG", "TIDEGATE_URL"];
 /// The plain names that the field's guides use.
-const ALIASES: [(&str, &str); 5] = [
+const ALIASES: [(&str, &str); 6] = [
+    ("JWT_SECRET", "auth.jwt.secret"),
     ("LOG_LEVEL", "log.level"),
     ("MAX_CONNECTIONS", "limits.connections"),
     (
@@ -138,11 +139,16 @@ impl Layer<'_> {
         *slot = match default {
             Value::Null if text.is_empty() => return Ok(()),
             Value::Bool(_) => Value::Bool(text.parse().map_err(|_| wrong("true or false"))?),
-            Value::Number(_) => Value::Number(
-                text.parse::<u64>()
-                    .map_err(|_| wrong("whole number"))?
-                    .into(),
-            ),
+            Value::Number(number) if number.is_f64() => {
+                text.parse::<f64>().map_err(|_| wrong("number"))?.into()
+            }
+            Value::Number(_) => text
+                .parse::<u64>()
+                .map_err(|_| wrong("whole number"))?
+                .into(),
+            Value::Array(_) if text.trim_start().starts_with('[') => {
+                yaml_serde::from_str(text).map_err(|_| wrong("list, as YAML or JSON"))?
+            }
             Value::Array(_) => text
                 .split(',')
                 .map(str::trim)

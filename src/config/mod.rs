@@ -5,20 +5,24 @@
 mod dotenv;
 mod environment;
 mod nearest;
+mod network;
+mod rate;
 mod redis;
 mod secret;
 mod source;
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 
+pub use network::Network;
+pub use rate::Rate;
 pub use redis::{RedisSettings, RedisTlsSettings};
 pub use secret::Secret;
 pub use source::Sources;
 
 use crate::{
-    event::Topic,
+    event::{Topic, TopicPattern},
     hub::HubConfig,
     log::{Retention, RetentionRule, RetentionRules, TailLimits},
     store::{memory::MemoryConfig, redis::RedisConfig},
@@ -46,6 +50,7 @@ pub struct Config {
     pub auth: Auth,
     pub cors: Cors,
     pub log: Log,
+    pub traces: Traces,
     /// What was passed over while reading; to be logged once there is a log.
     #[serde(skip)]
     pub warnings: Vec<String>,
@@ -58,6 +63,16 @@ pub struct Server {
     pub listen: SocketAddr,
     #[serde(with = "humantime_serde")]
     pub header_timeout: Duration,
+    pub trusted_proxies: Vec<Network>,
+    pub tls: ServerTls,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "as above")]
+pub struct ServerTls {
+    pub certificate: Option<PathBuf>,
+    pub key: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -65,6 +80,7 @@ pub struct Server {
 #[expect(missing_docs, reason = "as above")]
 pub struct Admin {
     pub listen: SocketAddr,
+    pub token: Option<Secret>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -132,12 +148,38 @@ pub struct Publish {
 #[expect(missing_docs, reason = "as above")]
 pub struct Limits {
     pub connections: usize,
+    pub connections_per_address: usize,
+    pub connections_per_subject: Option<NonZeroUsize>,
     pub topics_per_connection: usize,
     pub topics: usize,
     pub event_bytes: Size,
     pub batch_events: usize,
     pub body_bytes: Size,
+    pub memory: Option<Size>,
+    pub handshakes: NonZeroUsize,
+    pub addresses: Addresses,
+    pub rate: Rates,
     pub refuse_as: RefuseAs,
+}
+
+/// Who may connect at all; an empty `allow` admits everybody whom `deny` does not name.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "as above")]
+pub struct Addresses {
+    pub allow: Vec<Network>,
+    pub deny: Vec<Network>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "as above")]
+pub struct Rates {
+    pub connect: Rate,
+    pub publish: Rate,
+    pub auth_failure: Rate,
+    pub connect_per_subject: Rate,
+    pub publish_per_subject: Rate,
 }
 
 /// How a temporary refusal is answered.
@@ -184,6 +226,49 @@ pub struct FeedSettings {
 #[expect(missing_docs, reason = "as above")]
 pub struct Auth {
     pub anonymous: Vec<Right>,
+    pub tokens: Vec<StaticToken>,
+    pub jwt: Jwt,
+    pub cookie: String,
+    #[serde(with = "humantime_serde")]
+    pub expiry_notice: Duration,
+}
+
+/// A secret that whoever shows it is known by.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "as above")]
+pub struct StaticToken {
+    pub name: String,
+    pub token: Secret,
+    #[serde(default)]
+    pub subscribe: Vec<TopicPattern>,
+    #[serde(default)]
+    pub publish: Vec<TopicPattern>,
+    #[serde(default)]
+    pub admin: bool,
+}
+
+/// How tokens that others sign are checked.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "as above")]
+pub struct Jwt {
+    pub secret: Option<Secret>,
+    pub public_key: Option<PathBuf>,
+    pub jwks_url: Option<String>,
+    #[serde(with = "humantime_serde")]
+    pub jwks_refresh: Duration,
+    pub issuer: Option<String>,
+    pub audience: Option<String>,
+    #[serde(with = "humantime_serde")]
+    pub leeway: Duration,
+}
+
+impl Jwt {
+    /// Whether there is a key to check them with.
+    pub fn is_configured(&self) -> bool {
+        self.secret.is_some() || self.public_key.is_some() || self.jwks_url.is_some()
+    }
 }
 
 /// What a caller may do.
@@ -210,6 +295,29 @@ pub struct Log {
     pub level: String,
     pub format: LogFormat,
     pub access: bool,
+    pub audit: bool,
+    pub file: Option<PathBuf>,
+    pub rotate: Rotate,
+}
+
+/// When a log file is put aside; zero: not for this reason.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "as above")]
+pub struct Rotate {
+    pub size: Size,
+    #[serde(with = "humantime_serde")]
+    pub age: Duration,
+    pub count: usize,
+}
+
+/// Where traces go.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "as above")]
+pub struct Traces {
+    pub endpoint: Option<String>,
+    pub ratio: f64,
 }
 
 /// How log lines look.
@@ -219,6 +327,7 @@ pub enum LogFormat {
     /// Pretty on a terminal, JSON otherwise.
     Auto,
     /// For people.
+    #[serde(alias = "text")]
     Pretty,
     /// For programs.
     Json,
@@ -334,7 +443,8 @@ impl Config {
 
     /// Whether no auth is configured: then only loopback is served, under the rules of development mode.
     pub fn development(&self) -> bool {
-        self.auth.anonymous.is_empty()
+        let auth = &self.auth;
+        auth.anonymous.is_empty() && auth.tokens.is_empty() && !auth.jwt.is_configured()
     }
 
     fn check(&self) -> Result<(), ConfigError> {
@@ -402,6 +512,21 @@ impl Config {
             "redis.tls",
             self.redis.tls.certificate.is_some() == self.redis.tls.key.is_some(),
             "certificate and key go together: both or none",
+        )?;
+        least(
+            "server.tls",
+            self.server.tls.certificate.is_some() == self.server.tls.key.is_some(),
+            "certificate and key go together: both or none",
+        )?;
+        least(
+            "limits.connections_per_address",
+            self.limits.connections_per_address >= 1,
+            "must be at least 1",
+        )?;
+        least(
+            "traces.ratio",
+            (0.0..=1.0).contains(&self.traces.ratio),
+            "must be from 0 to 1",
         )?;
         for origin in &self.cors.origins {
             let plain = origin.split_once("://").is_some_and(|(scheme, host)| {

@@ -11,6 +11,7 @@ mod frame;
 mod parse;
 mod publish;
 mod topic;
+mod topic_pattern;
 
 #[expect(clippy::module_inception, reason = "a file is named by its type")]
 mod event;
@@ -22,3 +23,4 @@ pub use frame::{ControlFrame, Envelope, Frame};
 pub use parse::{Message, Parser};
 pub use publish::{PublishItem, PublishItemError};
 pub use topic::{Topic, TopicError, TopicList, TopicListError};
+pub use topic_pattern::{TopicPattern, TopicPatternError};

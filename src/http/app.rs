@@ -9,6 +9,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use arc_swap::ArcSwap;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -22,8 +23,8 @@ use crate::{
 
 /// What all requests share.
 pub struct App {
-    /// The settings.
-    pub config: Config,
+    /// The settings; a reload puts others in their place.
+    config: ArcSwap<Config>,
     /// Topics and subscribers.
     pub hub: Hub,
     /// What is counted.
@@ -72,7 +73,7 @@ impl App {
         let replica = format!("{:08x}", rand::random::<u32>());
         Arc::new(Self {
             streams: Arc::new(Streams::new(replica.clone(), metrics.clone())),
-            config,
+            config: ArcSwap::from_pointee(config),
             hub,
             metrics,
             alarms: Arc::new(Alarms::default()),
@@ -84,6 +85,11 @@ impl App {
             address: OnceLock::new(),
             mode: AtomicU8::new(Mode::Serving as u8),
         })
+    }
+
+    /// The settings as they are now.
+    pub fn config(&self) -> Arc<Config> {
+        self.config.load_full()
     }
 
     /// How far the shutdown has come.
@@ -107,7 +113,7 @@ impl App {
 
     /// What a browser is told about coming back: around `stream.retry`, so that not all come at once.
     pub fn retry_ms(&self) -> u64 {
-        jittered(self.config.stream.retry)
+        jittered(self.config().stream.retry)
     }
 
     /// The name of this replica.
@@ -139,7 +145,7 @@ impl App {
 
     /// Whether anybody may do this.
     pub fn anonymous_may(&self, right: Right) -> bool {
-        self.config.development() || self.config.auth.anonymous.contains(&right)
+        self.config().development() || self.config().auth.anonymous.contains(&right)
     }
 
     /// What is looked up for a scrape.

@@ -20,12 +20,12 @@ const SLOT: Duration = Duration::from_millis(250);
 /// Drains the replica; `connections` are its tasks. Returns within `drain.delay` and `drain.timeout`.
 pub async fn drain(app: &Arc<App>, connections: &TaskTracker) {
     app.enter(Mode::Unready);
-    tracing::info!(streams = app.streams.len(), delay = ?app.config.drain.delay, timeout = ?app.config.drain.timeout, "draining");
-    time::sleep(app.config.drain.delay).await;
+    tracing::info!(streams = app.streams.len(), delay = ?app.config().drain.delay, timeout = ?app.config().drain.timeout, "draining");
+    time::sleep(app.config().drain.delay).await;
     app.enter(Mode::Draining);
     app.draining.cancel();
-    let deadline = Instant::now() + app.config.drain.timeout;
-    let left = time::timeout_at(deadline - app.config.drain.timeout / 10, leave(app)).await;
+    let deadline = Instant::now() + app.config().drain.timeout;
+    let left = time::timeout_at(deadline - app.config().drain.timeout / 10, leave(app)).await;
     if left.is_err() {
         tracing::warn!(
             streams = app.streams.len(),
@@ -56,7 +56,7 @@ async fn leave(app: &Arc<App>) {
     let mut handles = app.streams.handles();
     handles.shuffle(&mut rand::rng());
     let count = u32::try_from(handles.len()).unwrap_or(u32::MAX).max(1);
-    let window = (app.config.drain.timeout * 4 / 5).min(SLOT.saturating_mul(count));
+    let window = (app.config().drain.timeout * 4 / 5).min(SLOT.saturating_mul(count));
     let started = Instant::now();
     for (at, handle) in (0..count).zip(&handles) {
         // Anywhere within its slot, so that the closes of two replicas do not beat in time.

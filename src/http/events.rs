@@ -28,8 +28,8 @@ pub(super) async fn get(
 ) -> Result<Response<Body>, Problem> {
     let query = Query::parse(query)?;
     let topics = query.topics(
-        &app.config.stream.default_topic,
-        app.config.limits.topics_per_connection,
+        &app.config().stream.default_topic,
+        app.config().limits.topics_per_connection,
     )?;
     let options = query.stream_options(topics.as_slice().len())?;
     query.refuse()?;
@@ -52,7 +52,7 @@ pub(super) async fn get(
             "the event store has not answered yet",
         ));
     }
-    let limit = app.config.limits.connections;
+    let limit = app.config().limits.connections;
     let place = match app.streams.reserve(limit) {
         // A look at the head counts as no stream.
         place if method == Method::HEAD => place,

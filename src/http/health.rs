@@ -92,7 +92,7 @@ pub(crate) async fn report(app: &Arc<App>) -> Response<Body> {
         },
         connections: Connections {
             active: app.streams.len(),
-            limit: app.config.limits.connections,
+            limit: app.config().limits.connections,
         },
         dependencies: Dependencies {
             store: Dependency {

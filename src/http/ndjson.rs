@@ -92,7 +92,7 @@ impl Lines {
             }
             rest = &rest[end + 1..];
         }
-        let limit = self.app.config.limits.body_bytes.bytes();
+        let limit = self.app.config().limits.body_bytes.bytes();
         if self.buffer.len() + rest.len() > limit && !self.skipping {
             self.buffer.clear();
             self.skipping = true;
@@ -113,7 +113,7 @@ impl Lines {
         }
         let at = self.events;
         self.events += 1;
-        let limit = self.app.config.limits.body_bytes.bytes();
+        let limit = self.app.config().limits.body_bytes.bytes();
         if line.len() > limit {
             self.ready.push_back((self.line, Err(line_too_long(limit))));
             return;

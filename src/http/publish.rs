@@ -120,7 +120,7 @@ pub(super) fn text(body: &[u8]) -> Result<&str, Problem> {
 }
 
 async fn collect(app: &App, headers: &HeaderMap, mut body: Incoming) -> Result<Bytes, Problem> {
-    let limit = app.config.limits.body_bytes.bytes();
+    let limit = app.config().limits.body_bytes.bytes();
     let too_large = || {
         Problem::new(
             Code::BodyTooLarge,
@@ -138,7 +138,7 @@ async fn collect(app: &App, headers: &HeaderMap, mut body: Incoming) -> Result<B
     }
     let mut first = Bytes::new();
     let mut all = BytesMut::new();
-    let patience = app.config.server.header_timeout;
+    let patience = app.config().server.header_timeout;
     let late = |_| {
         Problem::new(
             Code::RequestTimeout,
@@ -195,7 +195,7 @@ pub(super) fn append(
     key: Option<Box<str>>,
 ) -> Result<Append, Problem> {
     let topic = item.topic.ok_or_else(|| Problem::new(Code::TopicMissing, "name the topic to publish to: {\"topic\":\"…\"}, or ?topic=… where the body is the data"))?;
-    let limit = app.config.limits.event_bytes.bytes();
+    let limit = app.config().limits.event_bytes.bytes();
     let bytes = item.data.as_ref().map_or(0, |data| data.len());
     if bytes > limit {
         return Err(Problem::new(
@@ -243,7 +243,8 @@ pub(super) async fn store(
     }
     let count = batch.len();
     let stored =
-        match tokio::time::timeout(app.config.publish.timeout, app.hub.store().append(batch)).await
+        match tokio::time::timeout(app.config().publish.timeout, app.hub.store().append(batch))
+            .await
         {
             Ok(stored) => stored,
             Err(_) => (0..count)
@@ -363,7 +364,7 @@ async fn batch(app: &App, text: &str, key: Option<Box<str>>) -> Result<Response<
     }
     let items: Vec<&RawValue> = serde_json::from_str(text)
         .map_err(|error| Problem::new(Code::JsonInvalid, error.to_string()))?;
-    let limit = app.config.limits.batch_events;
+    let limit = app.config().limits.batch_events;
     if items.len() > limit {
         return Err(Problem::new(
             Code::BatchTooLarge,

@@ -132,7 +132,7 @@ async fn connection(
     connections: TaskTracker,
 ) {
     let counted = CountedConnection::new(app.clone());
-    let timeout = app.config.server.header_timeout;
+    let timeout = app.config().server.header_timeout;
     let first = tokio::select! {
         first = time::timeout(timeout, speaks_h2(&socket)) => first,
         // Whoever has not said anything until the end of a drain has nothing to wait for.
@@ -234,7 +234,7 @@ async fn h1(
     });
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(app.config.server.header_timeout)
+        .header_read_timeout(app.config().server.header_timeout)
         .max_buf_size(2 * (HEADER_BYTES + URL_BYTES))
         .serve_connection(socket, service)
         .with_upgrades();
@@ -348,10 +348,10 @@ pub async fn watch(app: Arc<App>) {
     look.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
     // A body that is not blocked is asked at least at each keepalive.
     let patience = app
-        .config
+        .config()
         .stream
         .write_timeout
-        .max(app.config.stream.keepalive * 2);
+        .max(app.config().stream.keepalive * 2);
     let patience = u64::from(Alarms::ticks(patience));
     loop {
         look.tick().await;

@@ -90,7 +90,7 @@ impl EventStream {
         let now = app.alarms.now();
         let opened_us = app.hub.now_us();
         let app_closes = app.streams.closes();
-        let ticks = Alarms::ticks(app.config.stream.keepalive);
+        let ticks = Alarms::ticks(app.config().stream.keepalive);
         // At least 85 % of it; the longest silence is the setting itself, which proxies rely on.
         let silence = ticks - rand::random_range(0..=ticks / 100 * 15 + ticks % 100 * 15 / 100);
         let mut stream = Self {

@@ -147,7 +147,7 @@ impl StreamWriter {
                             if self.stream.handle().closing() == Some(CloseReason::Cut) {
                                 return Poll::Ready(Err(CloseReason::Cut));
                             }
-                            let timeout = self.stream.app().config.stream.write_timeout;
+                            let timeout = self.stream.app().config().stream.write_timeout;
                             if self.stream.app().alarms.now()
                                 >= self.progress + u64::from(Alarms::ticks(timeout))
                             {

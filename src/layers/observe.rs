@@ -99,7 +99,7 @@ where
         let route = route_name(request.uri().path());
         let refusable = (route == "/events").then(|| {
             Refusable::new(
-                app.config.limits.refuse_as,
+                app.config().limits.refuse_as,
                 request.method(),
                 request.headers(),
                 request.uri().query(),

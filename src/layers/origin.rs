@@ -78,7 +78,7 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let config = &self.app.config;
+        let config = self.app.config();
         let policy = Policy {
             development: config.development(),
             origins: &config.cors.origins,
