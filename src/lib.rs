@@ -10,6 +10,7 @@
 //! - [`config`], [`telemetry`]: serve all but the pure ones
 
 mod admin;
+mod auth;
 pub mod cli;
 pub mod config;
 pub mod event;

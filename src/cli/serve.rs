@@ -91,6 +91,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     );
     background.spawn(until(stop.clone(), app.alarms.clone().run()));
     background.spawn(until(stop.clone(), server::watch(app.clone())));
+    background.spawn(until(stop.clone(), app.clone().look_after()));
     app.listens(public.local_addr()?);
     background.spawn(until(stop.clone(), announce(app.clone())));
     for (listener, kind) in [(public, Listener::Public), (admin, Listener::Admin)] {

@@ -1,6 +1,6 @@
 //! How often something may happen.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use serde::Deserialize;
 
@@ -15,6 +15,8 @@ pub struct Allowance {
     pub interval: Duration,
     /// How many may come at once.
     pub burst: u32,
+    count: u32,
+    unit: &'static str,
 }
 
 impl Rate {
@@ -34,10 +36,10 @@ impl Rate {
         }
         let (count, unit) = rate.split_once('/')?;
         let count: u32 = count.parse().ok().filter(|count| *count > 0)?;
-        let time = match unit {
-            "s" | "sec" | "second" => Duration::from_secs(1),
-            "min" | "minute" => Duration::from_mins(1),
-            "h" | "hour" => Duration::from_hours(1),
+        let (time, unit) = match unit {
+            "s" | "sec" | "second" => (Duration::from_secs(1), "s"),
+            "min" | "minute" => (Duration::from_mins(1), "min"),
+            "h" | "hour" => (Duration::from_hours(1), "h"),
             _ => return None,
         };
         let burst = match (words.next(), words.next(), words.next()) {
@@ -46,7 +48,21 @@ impl Rate {
             _ => return None,
         };
         let interval = (time / count).max(Duration::from_nanos(1));
-        Some(Self(Some(Allowance { interval, burst })))
+        Some(Self(Some(Allowance {
+            interval,
+            burst,
+            count,
+            unit,
+        })))
+    }
+}
+
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            None => f.write_str("off"),
+            Some(it) => write!(f, "{}/{} burst {}", it.count, it.unit, it.burst),
+        }
     }
 }
 
@@ -73,14 +89,15 @@ mod tests {
 
     #[test]
     fn a_rate_is_written_as_people_say_it() {
-        let rate = |text| Rate::parse(text).and_then(Rate::allowance);
-        let allowance = |seconds, burst| {
-            let interval = Duration::from_secs(seconds);
-            Some(Allowance { interval, burst })
+        let rate = |text| {
+            let allowance = Rate::parse(text).and_then(Rate::allowance).expect("a rate");
+            (allowance.interval.as_secs(), allowance.burst)
         };
-        assert_eq!(rate("60/min burst 200"), allowance(1, 200));
-        assert_eq!(rate("1/h"), allowance(3600, 1));
-        assert_eq!(rate("1/s"), allowance(1, 1));
+        assert_eq!(rate("60/min burst 200"), (1, 200));
+        assert_eq!(rate("1/h"), (3600, 1));
+        assert_eq!(rate("1/s"), (1, 1));
+        let shown = |text| Rate::parse(text).map(|rate| rate.to_string());
+        assert_eq!(shown("60/minute"), Some("60/min burst 60".into()));
         assert_eq!(Rate::parse("off"), Some(Rate::OFF));
         for wrong in [
             "",

@@ -4,7 +4,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicU8, AtomicUsize, Ordering},
     },
     time::{Duration, SystemTime},
 };
@@ -15,10 +15,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{alarm::Alarms, problem::Code, streams::Streams};
 use crate::{
-    config::{Config, Right},
+    config::Config,
     hub::Hub,
+    layers::rate::Rates,
     store::ReplicaReport,
-    telemetry::{Metrics, metrics::Snapshot},
+    telemetry::{Metrics, ProcessStats, metrics::Snapshot},
 };
 
 /// What all requests share.
@@ -37,6 +38,8 @@ pub struct App {
     pub draining: CancellationToken,
     /// Connections that wait for another request are asked to end.
     pub closing: CancellationToken,
+    /// How often callers come.
+    pub(crate) rates: Rates,
     /// When this process began to serve.
     pub started: Instant,
     /// The same, for others.
@@ -46,7 +49,13 @@ pub struct App {
     /// Where the public listener is, once it is known.
     address: OnceLock<SocketAddr>,
     mode: AtomicU8,
+    resident_bytes: AtomicUsize,
 }
+
+/// How often memory is looked at: a flood of streams fills a gigabyte in some seconds.
+const LOOK: Duration = Duration::from_millis(250);
+/// After so many looks the rates forget who has been quiet.
+const TIDY_EACH: u32 = 240;
 
 /// How far the shutdown has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -79,17 +88,40 @@ impl App {
             alarms: Arc::new(Alarms::default()),
             draining: CancellationToken::new(),
             closing: CancellationToken::new(),
+            rates: Rates::default(),
             started: Instant::now(),
             started_at: SystemTime::now(),
             replica,
             address: OnceLock::new(),
             mode: AtomicU8::new(Mode::Serving as u8),
+            resident_bytes: AtomicUsize::new(0),
         })
     }
 
     /// The settings as they are now.
     pub fn config(&self) -> Arc<Config> {
         self.config.load_full()
+    }
+
+    /// Resident memory at the last look.
+    pub fn resident_bytes(&self) -> usize {
+        self.resident_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Looks after what changes by itself: how much memory is in use, and whom the rates may forget. Never returns.
+    pub async fn look_after(self: Arc<Self>) {
+        let mut looks = tokio::time::interval(LOOK);
+        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut count = 0_u32;
+        loop {
+            looks.tick().await;
+            self.resident_bytes
+                .store(ProcessStats::resident(), Ordering::Relaxed);
+            count = count.wrapping_add(1);
+            if count.is_multiple_of(TIDY_EACH) {
+                self.rates.tidy();
+            }
+        }
     }
 
     /// How far the shutdown has come.
@@ -143,11 +175,6 @@ impl App {
         }
     }
 
-    /// Whether anybody may do this.
-    pub fn anonymous_may(&self, right: Right) -> bool {
-        self.config().development() || self.config().auth.anonymous.contains(&right)
-    }
-
     /// What is looked up for a scrape.
     pub fn snapshot(&self) -> Snapshot {
         let (hub, store, counters) = (
@@ -176,6 +203,12 @@ impl App {
                 store.bytes,
                 store.idempotency_keys,
             ]),
+            places: [
+                self.streams.len(),
+                self.config().limits.connections,
+                self.streams.limited_callers(),
+                self.rates.len(),
+            ],
             redis: store
                 .redis
                 .map(|redis| [u64::from(redis.up), redis.connects, redis.commands]),

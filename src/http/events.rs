@@ -9,14 +9,19 @@ use http::{
 
 use super::{
     Caller,
+    access::allowed,
     app::{App, Mode},
     body::Body,
     problem::{Code, Problem},
     query::Query,
     stream::EventStream,
-    streams::StreamRequest,
+    streams::{CallerLimit, Full, Place, StreamRequest},
 };
-use crate::{config::Right, log::Start};
+use crate::{
+    config::{Right, Size},
+    layers::rate::Key,
+    log::Start,
+};
 
 /// Answers the request; the stream goes on in the body.
 pub(super) async fn get(
@@ -34,12 +39,8 @@ pub(super) async fn get(
     let options = query.stream_options(topics.as_slice().len())?;
     query.refuse()?;
     let (start, from_header) = query.start(headers)?;
-    if !app.anonymous_may(Right::Subscribe) {
-        return Err(Problem::new(
-            Code::Unauthorized,
-            "following topics needs credentials here",
-        ));
-    }
+    let config = app.config();
+    allowed(&config, caller, Right::Subscribe, topics.as_slice())?;
     if app.mode() == Mode::Draining {
         return Err(Problem::new(
             Code::Draining,
@@ -52,15 +53,10 @@ pub(super) async fn get(
             "the event store has not answered yet",
         ));
     }
-    let limit = app.config().limits.connections;
-    let place = match app.streams.reserve(limit) {
-        // A look at the head counts as no stream.
-        place if method == Method::HEAD => place,
-        None => {
-            let detail = format!("this replica has {limit} open streams, which is its limit");
-            return Err(Problem::new(Code::ConnectionLimit, detail));
-        }
-        place => place,
+    // A look at the head counts as no stream.
+    let place = match *method {
+        Method::HEAD => None,
+        _ => Some(place(app, caller)?),
     };
     let (subscriber, opening) = app.hub.subscribe(topics.as_slice(), start).await?;
     if let (true, Start::After(cursor), Some(ended)) = (from_header, start, opening.ended)
@@ -71,11 +67,14 @@ pub(super) async fn get(
     }
     let replay = HeaderValue::from_static(opening.replay.as_str());
     let mut response = Response::new(Body::empty());
-    if let Some(place) = place.filter(|_| method != Method::HEAD) {
+    if let Some(place) = place {
         let scope = place.begin(
             StreamRequest {
+                peer: caller.peer,
                 address: caller.address,
                 request_id: caller.request_id.clone(),
+                identity: caller.identity.clone(),
+                topics: topics.as_slice().into(),
             },
             caller.kill.clone(),
         );
@@ -90,6 +89,51 @@ pub(super) async fn get(
     stream_headers(response.headers_mut());
     response.headers_mut().insert("tidegate-replay", replay);
     Ok(response)
+}
+
+/// A place for one stream more, within all limits.
+fn place(app: &Arc<App>, caller: &Caller) -> Result<Place, Problem> {
+    let config = app.config();
+    let limits = &config.limits;
+    if let Some(limit) = limits.memory.map(Size::bytes)
+        && app.resident_bytes() >= limit
+    {
+        let detail =
+            format!("this replica uses the {limit} bytes of memory that it may (limits.memory)");
+        return Err(Problem::new(Code::MemoryLimit, detail));
+    }
+    let subject = caller.identity.subject();
+    let subject = subject.zip(limits.connections_per_subject);
+    let address = (!config.development()).then(|| CallerLimit {
+        key: Key::address(caller.address),
+        limit: limits.connections_per_address,
+    });
+    let subject = subject.map(|(subject, limit)| CallerLimit {
+        key: app.rates.subject(subject),
+        limit: limit.get(),
+    });
+    app.streams
+        .reserve(limits.connections, [address, subject])
+        .map_err(|full| match full {
+            Full::Replica => Problem::new(
+                Code::ConnectionLimit,
+                format!(
+                    "this replica has {} open streams, which is its limit",
+                    limits.connections
+                ),
+            ),
+            Full::Caller(1) => Problem::new(
+                Code::SubjectLimit,
+                "your token's subject has as many open streams as it may (limits.connections_per_subject)",
+            ),
+            Full::Caller(_) => Problem::new(
+                Code::AddressLimit,
+                format!(
+                    "your address has {} open streams, which is the limit",
+                    limits.connections_per_address
+                ),
+            ),
+        })
 }
 
 /// The head of everything that an `EventSource` shall read.

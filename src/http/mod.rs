@@ -1,16 +1,18 @@
 //! The only place that knows HTTP: what is served where, and what stands before it.
 //!
 //! ```text
-//! connection ─► observe ─► origin guard ─► routes ─► events, publish, health …
+//! connection ─► observe ─► gate ─► routes ─► events, publish, health …
 //! ```
 //!
 //! A response whose body is a stream leaves the HTTP library: see [`server`] and [`writer`].
 
+pub(crate) mod access;
 pub mod alarm;
 pub mod app;
 pub mod body;
 pub mod drain;
 mod events;
+mod expiry;
 pub(crate) mod health;
 mod malformed;
 mod ndjson;
@@ -24,7 +26,7 @@ pub mod streams;
 pub mod writer;
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     task::{Context, Poll},
 };
@@ -40,7 +42,7 @@ use self::{
     body::Body,
     problem::{Code, Problem},
 };
-use crate::{admin, layers};
+use crate::{admin, auth::Identity, layers};
 
 pub(crate) use refusal::Refusable;
 
@@ -66,15 +68,21 @@ impl Listener {
 /// Who sent a request.
 #[derive(Clone, Debug)]
 pub struct Caller {
-    /// The address of the other end.
-    pub address: SocketAddr,
+    /// The address of the client, which a trusted proxy may have named.
+    pub address: IpAddr,
+    /// The other end of the connection.
+    pub peer: SocketAddr,
+    /// On this machine, with nobody in between, and meaning this machine.
+    pub local: bool,
+    /// Who it is, as far as its credentials prove it.
+    pub(crate) identity: Arc<Identity>,
     /// The id of the request, taken or made.
-    pub request_id: Box<str>,
+    pub request_id: Arc<str>,
     /// Ends the connection, where a stream has no other way to.
     pub kill: Option<CancellationToken>,
 }
 
-/// A route: its path, of which the last part may be `{anything}`, and the methods that it allows.
+/// A route: its path, of which one part may be `{anything}`, and the methods that it allows.
 struct Route {
     path: &'static str,
     allow: &'static str,
@@ -83,10 +91,12 @@ struct Route {
 impl Route {
     /// What stands in the place of `{anything}`; nothing where there is no such place. None: it is another path.
     fn matches<'p>(&self, path: &'p str) -> Option<&'p str> {
-        match self.path.split_once('{') {
-            Some((before, _)) => path.strip_prefix(before).filter(|rest| !rest.is_empty()),
-            None => (self.path == path).then_some(""),
-        }
+        let Some((before, rest)) = self.path.split_once('{') else {
+            return (self.path == path).then_some("");
+        };
+        let after = rest.split_once('}').map_or("", |(_, after)| after);
+        let part = path.strip_prefix(before)?.strip_suffix(after)?;
+        Some(part).filter(|part| !part.is_empty())
     }
 }
 
@@ -123,9 +133,9 @@ pub(crate) fn stack(app: &Arc<App>, listener: Listener) -> Stack {
     };
     // Whatever is refused further in is still seen, counted and given a request id.
     let observe = layers::ObserveLayer::new(app.clone());
-    // Before any route: a page of a stranger's must not even find out what there is.
-    let guard = layers::OriginLayer::new(app.clone());
-    BoxCloneSyncService::new(observe.layer(guard.layer(routes)))
+    // Before any route: a stranger must not even find out what there is.
+    let gate = layers::GateLayer::new(app.clone(), listener);
+    BoxCloneSyncService::new(observe.layer(gate.layer(routes)))
 }
 
 /// The routes of a listener.
@@ -209,7 +219,9 @@ impl Service<Request<Incoming>> for Routes {
                     )
                     .await
                 }
-                "/publish" => publish::post(&app, &parts.headers, parts.uri.query(), body).await,
+                "/publish" => {
+                    publish::post(&app, &parts.headers, parts.uri.query(), body, caller).await
+                }
                 "/health" => Ok(health::report(&app).await),
                 "/health/live" => Ok(health::live()),
                 "/health/ready" => Ok(health::ready(&app)),

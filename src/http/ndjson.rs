@@ -12,6 +12,7 @@ use hyper::body::Incoming;
 use serde::Serialize;
 
 use super::{
+    Caller,
     app::App,
     body::Body,
     health::json,
@@ -40,6 +41,7 @@ type Answers = Vec<(u64, Result<Appended, Problem>)>;
 /// Reads lines and stores them, in bounded memory whatever the length of the body.
 struct Lines {
     app: Arc<App>,
+    caller: Caller,
     body: Incoming,
     key: Option<Box<str>>,
     buffer: BytesMut,
@@ -120,7 +122,7 @@ impl Lines {
         }
         let item = text(line).and_then(|text| Ok(PublishItem::from_json(text)?));
         let key = self.key.as_ref().map(|key| format!("{key}#{at}").into());
-        let item = item.and_then(|item| append(&self.app, item, key));
+        let item = item.and_then(|item| append(&self.app, &self.caller, item, key));
         self.ready.push_back((self.line, item));
     }
 }
@@ -130,6 +132,7 @@ pub(super) async fn post(
     query: &Query<'_>,
     key: Option<Box<str>>,
     body: Incoming,
+    caller: &Caller,
 ) -> Result<Response<Body>, Problem> {
     #[derive(Default, Serialize)]
     struct Summary {
@@ -141,6 +144,7 @@ pub(super) async fn post(
     }
     let mut lines = Lines {
         app: app.clone(),
+        caller: caller.clone(),
         body,
         key,
         buffer: BytesMut::new(),

@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use http::{
-    HeaderValue, Response, StatusCode,
-    header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER},
+    HeaderMap, HeaderValue, Response, StatusCode,
+    header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE},
 };
 
 use super::body::Body;
@@ -38,10 +38,16 @@ pub enum Code {
     NotFound,
     MethodNotAllowed,
     Unauthorized,
+    Forbidden,
+    AddressForbidden,
     OriginForbidden,
     HostForbidden,
     ProxiedInDevelopment,
+    RateLimited,
+    AddressLimit,
+    SubjectLimit,
     ConnectionLimit,
+    MemoryLimit,
     Draining,
     StoreUnavailable,
     StoreTimeout,
@@ -56,7 +62,7 @@ pub enum Code {
 
 impl Code {
     /// All of them.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 38] = [
         Self::TopicInvalid,
         Self::TopicMissing,
         Self::TooManyTopics,
@@ -75,10 +81,16 @@ impl Code {
         Self::NotFound,
         Self::MethodNotAllowed,
         Self::Unauthorized,
+        Self::Forbidden,
+        Self::AddressForbidden,
         Self::OriginForbidden,
         Self::HostForbidden,
         Self::ProxiedInDevelopment,
+        Self::RateLimited,
+        Self::AddressLimit,
+        Self::SubjectLimit,
         Self::ConnectionLimit,
+        Self::MemoryLimit,
         Self::Draining,
         Self::StoreUnavailable,
         Self::StoreTimeout,
@@ -157,6 +169,16 @@ impl Code {
                 "The method is not allowed here",
             ),
             Self::Unauthorized => ("unauthorized", S::UNAUTHORIZED, "Credentials are needed"),
+            Self::Forbidden => (
+                "forbidden",
+                S::FORBIDDEN,
+                "The credentials do not allow this",
+            ),
+            Self::AddressForbidden => (
+                "address_forbidden",
+                S::FORBIDDEN,
+                "The address is not served",
+            ),
             Self::OriginForbidden => (
                 "origin_forbidden",
                 S::FORBIDDEN,
@@ -167,6 +189,22 @@ impl Code {
                 "proxied_in_development",
                 S::FORBIDDEN,
                 "Development mode does not serve through a proxy",
+            ),
+            Self::RateLimited => ("rate_limited", S::TOO_MANY_REQUESTS, "Too many requests"),
+            Self::AddressLimit => (
+                "address_limit",
+                S::TOO_MANY_REQUESTS,
+                "The address has as many streams as it may",
+            ),
+            Self::SubjectLimit => (
+                "subject_limit",
+                S::TOO_MANY_REQUESTS,
+                "The subject has as many streams as it may",
+            ),
+            Self::MemoryLimit => (
+                "memory_limit",
+                S::SERVICE_UNAVAILABLE,
+                "This replica uses as much memory as it may",
             ),
             Self::ConnectionLimit => (
                 "connection_limit",
@@ -236,7 +274,11 @@ impl Code {
     pub const fn is_temporary(self) -> bool {
         matches!(
             self,
-            Self::ConnectionLimit
+            Self::RateLimited
+                | Self::AddressLimit
+                | Self::SubjectLimit
+                | Self::ConnectionLimit
+                | Self::MemoryLimit
                 | Self::TopicLimit
                 | Self::Draining
                 | Self::StoreUnavailable
@@ -258,6 +300,23 @@ pub struct Problem {
     pub allow: Option<&'static str>,
     /// The origin whose pages may read the answer.
     pub open_to: Option<HeaderValue>,
+    /// For a rate: how much is allowed.
+    pub quota: Option<Box<Quota>>,
+    /// What was shown was good once: an `EventSource` shall come back, with something newer.
+    pub outdated: bool,
+    /// Something was shown, and was not accepted.
+    pub shown: bool,
+}
+
+/// What `RateLimit-Limit`, `-Remaining` and `-Reset` say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quota {
+    /// Requests at once.
+    pub limit: u32,
+    /// Of these, how many are left.
+    pub remaining: u32,
+    /// Seconds until all are.
+    pub reset: u64,
 }
 
 #[derive(serde::Serialize)]
@@ -282,7 +341,15 @@ impl Problem {
             retry_after,
             allow: None,
             open_to: None,
+            quota: None,
+            outdated: false,
+            shown: false,
         }
+    }
+
+    /// Whether the same request may succeed later, with the same credentials or newer ones.
+    pub fn is_temporary(&self) -> bool {
+        self.code.is_temporary() || self.outdated
     }
 
     /// As JSON; the request id is left out of the parts of a larger answer.
@@ -309,19 +376,33 @@ impl Problem {
             HeaderValue::from_static("application/problem+json"),
         );
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if let Some(seconds) = self.retry_after {
-            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
-        }
         if let Some(allow) = self.allow {
             headers.insert(ALLOW, HeaderValue::from_static(allow));
         }
-        if self.code == Code::Unauthorized {
-            headers.insert(
-                http::header::WWW_AUTHENTICATE,
-                HeaderValue::from_static("Bearer"),
-            );
+        // RFC 6750, 3.
+        let challenge = match self.code {
+            Code::Unauthorized if self.shown => Some("Bearer error=\"invalid_token\""),
+            Code::Unauthorized => Some("Bearer"),
+            Code::Forbidden if self.shown => Some("Bearer error=\"insufficient_scope\""),
+            _ => None,
+        };
+        if let Some(challenge) = challenge {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
         }
+        self.count_down(headers);
         response
+    }
+
+    /// When it may work, and how much is allowed.
+    pub fn count_down(&self, headers: &mut HeaderMap) {
+        if let Some(seconds) = self.retry_after {
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if let Some(quota) = &self.quota {
+            headers.insert("ratelimit-limit", HeaderValue::from(quota.limit));
+            headers.insert("ratelimit-remaining", HeaderValue::from(quota.remaining));
+            headers.insert("ratelimit-reset", HeaderValue::from(quota.reset));
+        }
     }
 }
 

@@ -13,6 +13,8 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::{
+    Caller,
+    access::{allowed, allowed_at_all},
     app::App,
     body::Body,
     health::json,
@@ -68,6 +70,7 @@ pub(super) async fn post(
     headers: &HeaderMap,
     query: Option<&str>,
     body: Incoming,
+    caller: &Caller,
 ) -> Result<Response<Body>, Problem> {
     let query = Query::parse(query)?;
     let form = form(headers)?;
@@ -75,22 +78,26 @@ pub(super) async fn post(
         .get("idempotency-key")
         .map(|key| key_of(key.as_bytes()))
         .transpose()?;
-    if !app.anonymous_may(Right::Publish) {
-        return Err(Problem::new(
-            Code::Unauthorized,
-            "publishing needs credentials here",
-        ));
-    }
+    allowed_at_all(&app.config(), caller, Right::Publish)?;
     match form {
-        Form::Lines => ndjson::post(app, &query, key, body).await,
-        Form::Data => data(app, &query, key, &collect(app, headers, body).await?).await,
+        Form::Lines => ndjson::post(app, &query, key, body, caller).await,
+        Form::Data => {
+            data(
+                app,
+                caller,
+                &query,
+                key,
+                &collect(app, headers, body).await?,
+            )
+            .await
+        }
         Form::Json => {
             let body = collect(app, headers, body).await?;
             let text = text(&body)?;
             if text.trim_ascii_start().starts_with('[') {
-                batch(app, text, key).await
+                batch(app, caller, text, key).await
             } else {
-                single(app, PublishItem::from_json(text)?, key).await
+                single(app, caller, PublishItem::from_json(text)?, key).await
             }
         }
     }
@@ -191,11 +198,19 @@ pub(super) async fn next_piece(body: &mut Incoming) -> Result<Option<Bytes>, Pro
 /// What the store is asked for an item that is complete and within the limits.
 pub(super) fn append(
     app: &App,
+    caller: &Caller,
     item: PublishItem,
     key: Option<Box<str>>,
 ) -> Result<Append, Problem> {
     let topic = item.topic.ok_or_else(|| Problem::new(Code::TopicMissing, "name the topic to publish to: {\"topic\":\"…\"}, or ?topic=… where the body is the data"))?;
-    let limit = app.config().limits.event_bytes.bytes();
+    let config = app.config();
+    allowed(
+        &config,
+        caller,
+        Right::Publish,
+        std::slice::from_ref(&topic),
+    )?;
+    let limit = config.limits.event_bytes.bytes();
     let bytes = item.data.as_ref().map_or(0, |data| data.len());
     if bytes > limit {
         return Err(Problem::new(
@@ -208,7 +223,7 @@ pub(super) fn append(
         None => key,
     };
     let key = key.map(|key| IdempotencyKey {
-        caller: anonymous(),
+        caller: caller.identity.caller().clone(),
         key,
     });
     Ok(Append {
@@ -218,12 +233,6 @@ pub(super) fn append(
         end: item.end,
         key,
     })
-}
-
-/// Keys are scoped by caller; without auth there is one.
-fn anonymous() -> Arc<str> {
-    static ANONYMOUS: std::sync::OnceLock<Arc<str>> = std::sync::OnceLock::new();
-    ANONYMOUS.get_or_init(|| "".into()).clone()
 }
 
 /// Stores items that passed the checks; the answers are those of the items, in order.
@@ -313,10 +322,11 @@ impl ItemAnswer {
 
 async fn single(
     app: &App,
+    caller: &Caller,
     item: PublishItem,
     key: Option<Box<str>>,
 ) -> Result<Response<Body>, Problem> {
-    let append = append(app, item, key)?;
+    let append = append(app, caller, item, key)?;
     let topic = append.topic.clone();
     let appended = store(app, vec![Ok(append)])
         .await
@@ -334,6 +344,7 @@ async fn single(
 
 async fn data(
     app: &App,
+    caller: &Caller,
     query: &Query<'_>,
     key: Option<Box<str>>,
     body: &[u8],
@@ -354,10 +365,15 @@ async fn data(
         end: false,
         key: None,
     };
-    single(app, item, key).await
+    single(app, caller, item, key).await
 }
 
-async fn batch(app: &App, text: &str, key: Option<Box<str>>) -> Result<Response<Body>, Problem> {
+async fn batch(
+    app: &App,
+    caller: &Caller,
+    text: &str,
+    key: Option<Box<str>>,
+) -> Result<Response<Body>, Problem> {
     #[derive(Serialize)]
     struct Results {
         results: Vec<ItemAnswer>,
@@ -377,6 +393,7 @@ async fn batch(app: &App, text: &str, key: Option<Box<str>>) -> Result<Response<
     let item = |(at, item): (usize, &&RawValue)| {
         append(
             app,
+            caller,
             PublishItem::from_json(item.get())?,
             key.as_ref().map(|key| format!("{key}#{at}").into()),
         )

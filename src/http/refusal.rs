@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Response, header::ACCEPT, header::RETRY_AFTER};
+use http::{HeaderMap, HeaderValue, Method, Response, header::ACCEPT};
 
 use super::{
     app::jittered,
@@ -57,7 +57,7 @@ impl Refusable {
 
     /// The stream of one frame, if this problem is answered by one.
     pub(crate) fn response(&self, problem: &Problem, request_id: &str) -> Option<Response<Body>> {
-        if !self.as_stream || !problem.code.is_temporary() {
+        if !self.as_stream || !problem.is_temporary() {
             return None;
         }
         let wait = COME_BACK.max(Duration::from_secs(problem.retry_after.unwrap_or(0)));
@@ -84,9 +84,7 @@ impl Refusable {
             "tidegate-refused",
             HeaderValue::from_static(problem.code.as_str()),
         );
-        if let Some(seconds) = problem.retry_after {
-            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
-        }
+        problem.count_down(headers);
         Some(response)
     }
 }

@@ -365,7 +365,7 @@ pub async fn watch(app: Arc<App>) {
             let asked = handle.polled_at.load(Ordering::Relaxed);
             let stuck = asked != u64::MAX && now >= asked + patience;
             let (streams, all_stuck) = connections
-                .entry(handle.address)
+                .entry(handle.request.peer)
                 .or_insert((Vec::new(), true));
             *all_stuck &= stuck;
             if stuck {

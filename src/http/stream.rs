@@ -14,6 +14,7 @@ use serde::Serialize;
 use super::{
     alarm::{Alarm, Alarms},
     app::App,
+    expiry::{Due, Expiry},
     streams::{StreamHandle, StreamScope},
 };
 use crate::{
@@ -72,6 +73,7 @@ pub struct EventStream {
     closes: u32,
     /// Ticks of silence before a keepalive.
     silence: u32,
+    expiry: Expiry,
 }
 
 impl EventStream {
@@ -93,6 +95,7 @@ impl EventStream {
         let ticks = Alarms::ticks(app.config().stream.keepalive);
         // At least 85 % of it; the longest silence is the setting itself, which proxies rely on.
         let silence = ticks - rand::random_range(0..=ticks / 100 * 15 + ticks % 100 * 15 / 100);
+        let expiry = Expiry::new(&app, scope.handle());
         let mut stream = Self {
             app,
             subscriber,
@@ -106,6 +109,7 @@ impl EventStream {
             // Whatever has been asked until now has not been looked at.
             closes: app_closes.wrapping_sub(1),
             silence,
+            expiry,
         };
         stream.written();
         stream
@@ -150,12 +154,28 @@ impl EventStream {
                 Phase::Open => {}
             }
             if let Some(reason) = self.asked_to_end() {
-                self.scope.ends(reason);
-                self.phase = Phase::Over;
-                if reason == CloseReason::Drain {
-                    return Poll::Ready(Next::Control(self.farewell()));
+                match self.leave(reason) {
+                    Some(last) => return Poll::Ready(Next::Control(last)),
+                    None => continue,
                 }
-                continue;
+            }
+            if self.app.alarms.now() >= self.expiry.next() {
+                match self.expiry.due(&self.app, self.scope.handle()) {
+                    Due::Nothing => {}
+                    Due::Tell(_) if self.options.quiet => {}
+                    Due::Tell(data) => {
+                        let frame = ControlFrame {
+                            event: Some("$auth_expiring"),
+                            data: Some(&data),
+                            ..ControlFrame::default()
+                        };
+                        return Poll::Ready(Next::Control(frame.encode()));
+                    }
+                    Due::End => match self.leave(CloseReason::AuthExpired) {
+                        Some(last) => return Poll::Ready(Next::Control(last)),
+                        None => continue,
+                    },
+                }
             }
             match self.subscriber.poll_read(cx, frames, BUDGET) {
                 Poll::Ready(Read::Events) => return Poll::Ready(Next::Events),
@@ -168,7 +188,7 @@ impl EventStream {
                     if self.app.alarms.now() >= self.keepalive_at {
                         return Poll::Ready(Next::Control(self.keepalive()));
                     }
-                    self.ring_at(self.keepalive_at, cx);
+                    self.ring_at(self.keepalive_at.min(self.expiry.next()), cx);
                     return Poll::Pending;
                 }
             }
@@ -180,7 +200,19 @@ impl EventStream {
         if std::mem::replace(&mut self.closes, closes) == closes {
             return None;
         }
+        self.expiry.renewed(&self.app, self.scope.handle());
         self.scope.handle().closing()
+    }
+
+    /// Ends the stream for `reason`; its last frame, where there is something to say.
+    fn leave(&mut self, reason: CloseReason) -> Option<Vec<u8>> {
+        self.scope.ends(reason);
+        self.phase = Phase::Over;
+        match reason {
+            CloseReason::Drain => Some(self.farewell()),
+            CloseReason::AuthExpired => self.checkpoint(),
+            _ => None,
+        }
     }
 
     /// Sees to it that the stream is polled at `tick` or before.
@@ -326,16 +358,7 @@ impl EventStream {
     /// What fills a silence: the cursor where it has moved without an event, else a comment or a heartbeat.
     fn keepalive(&mut self) -> Vec<u8> {
         let heartbeat = self.options.heartbeat && !self.options.quiet;
-        let checkpoint = self.subscriber.checkpoint();
-        let mut bytes = match checkpoint {
-            Some(cursor) => self.encode(ControlFrame {
-                retry_ms: None,
-                id: Some(cursor),
-                event: Some("$cursor"),
-                data: Some(""),
-            }),
-            None => Vec::new(),
-        };
+        let mut bytes = self.checkpoint().unwrap_or_default();
         if heartbeat {
             bytes.extend(
                 ControlFrame {
@@ -349,6 +372,17 @@ impl EventStream {
             bytes.extend_from_slice(b": keepalive\n\n");
         }
         bytes
+    }
+
+    /// The cursor, where it has moved without an event.
+    fn checkpoint(&mut self) -> Option<Vec<u8>> {
+        let cursor = self.subscriber.checkpoint()?;
+        Some(self.encode(ControlFrame {
+            retry_ms: None,
+            id: Some(cursor),
+            event: Some("$cursor"),
+            data: Some(""),
+        }))
     }
 
     /// The last frame of a stream that is drained: when to come back, and from where.

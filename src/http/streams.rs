@@ -1,24 +1,34 @@
 //! The open streams of this replica, and the scope of each: what has to happen exactly once when it ends.
 
 use std::{
-    net::SocketAddr,
+    collections::{HashMap, hash_map::Entry},
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
     task::Waker,
+    time::SystemTime,
 };
 
 use parking_lot::Mutex;
 use slab::Slab;
+use smallvec::SmallVec;
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use crate::telemetry::{CloseReason, Metrics};
+use crate::{
+    auth::Identity,
+    event::Topic,
+    layers::rate::Key,
+    telemetry::{CloseReason, Metrics},
+};
 
 /// All open streams.
 pub struct Streams {
     open: Mutex<Slab<Arc<StreamHandle>>>,
+    /// How many of them each caller has, where that is limited.
+    callers: Mutex<HashMap<Key, usize>>,
     count: AtomicUsize,
     next: AtomicU64,
     closes: AtomicU32,
@@ -29,13 +39,15 @@ pub struct Streams {
 
 /// How others reach an open stream.
 pub struct StreamHandle {
-    /// Whose connection it is on.
-    pub address: SocketAddr,
+    /// What asked for it.
+    pub request: StreamRequest,
     number: u64,
     close: AtomicU8,
     waker: Mutex<Option<Waker>>,
     /// The tick at which its body was last asked for more; only where an HTTP library writes for it.
     pub polled_at: AtomicU64,
+    /// When its token ends, in Unix milliseconds; zero: never.
+    expires_ms: AtomicU64,
     /// Ends the connection of a body that is not asked any more.
     pub kill: Option<CancellationToken>,
     /// Written by us, so that we see for ourselves whether it is stuck.
@@ -49,6 +61,11 @@ impl StreamHandle {
         CloseReason::ALL
             .into_iter()
             .find(|reason| *reason as u8 == asked)
+    }
+
+    /// When its token ends, in Unix milliseconds.
+    pub fn expires_ms(&self) -> Option<u64> {
+        Some(self.expires_ms.load(Ordering::Acquire)).filter(|ms| *ms > 0)
     }
 
     /// Where the stream is woken.
@@ -66,6 +83,7 @@ impl Streams {
     pub fn new(replica: String, metrics: Arc<Metrics>) -> Self {
         Self {
             open: Mutex::default(),
+            callers: Mutex::default(),
             count: AtomicUsize::new(0),
             next: AtomicU64::new(1),
             closes: AtomicU32::new(0),
@@ -80,21 +98,45 @@ impl Streams {
         self.count.load(Ordering::Acquire)
     }
 
+    /// Of how many callers the streams are counted.
+    pub(crate) fn limited_callers(&self) -> usize {
+        self.callers.lock().len()
+    }
+
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// A place for one stream more, unless there are `limit` already.
-    pub fn reserve(self: &Arc<Self>, limit: usize) -> Option<Place> {
-        let reserved = self
-            .count
+    /// A place for one stream more, unless there are `limit` already, or as many as one of `callers` may have.
+    pub(crate) fn reserve(
+        self: &Arc<Self>,
+        limit: usize,
+        callers: [Option<CallerLimit>; 2],
+    ) -> Result<Place, Full> {
+        self.count
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |count| {
                 (count < limit).then_some(count + 1)
-            });
-        reserved.ok().map(|_| Place {
+            })
+            .map_err(|_| Full::Replica)?;
+        // From here on, whatever was counted is given back when this is dropped.
+        let mut place = Place {
             streams: self.clone(),
-        })
+            callers: [None; 2],
+        };
+        for (at, caller) in callers.into_iter().enumerate() {
+            let Some(CallerLimit { key, limit }) = caller else {
+                continue;
+            };
+            let mut counts = self.callers.lock();
+            let count = counts.entry(key).or_insert(0);
+            if *count >= limit {
+                return Err(Full::Caller(at));
+            }
+            *count += 1;
+            place.callers[at] = Some(key);
+        }
+        Ok(place)
     }
 
     /// Asks a stream to end for `reason`, in its own time; the first reason stays, but for [`CloseReason::Cut`], which
@@ -108,10 +150,30 @@ impl Streams {
                     .close
                     .compare_exchange(0, reason as u8, Ordering::AcqRel, Ordering::Acquire);
         }
+        self.alert(handle);
+    }
+
+    /// Gives a stream another end: its token was renewed.
+    pub(crate) fn renew(&self, handle: &StreamHandle, expires: Option<SystemTime>) {
+        handle.expires_ms.store(unix_ms(expires), Ordering::Release);
+        self.alert(handle);
+    }
+
+    /// Makes a stream look at its handle.
+    fn alert(&self, handle: &StreamHandle) {
         self.closes.fetch_add(1, Ordering::Release);
         if let Some(waker) = &*handle.waker.lock() {
             waker.wake_by_ref();
         }
+    }
+
+    /// The open stream of this connection.
+    pub(crate) fn find(&self, connection: &str) -> Option<Arc<StreamHandle>> {
+        let (replica, number) = connection.rsplit_once('-')?;
+        let number: u64 = number.parse().ok().filter(|_| replica == self.replica)?;
+        let open = self.open.lock();
+        open.iter()
+            .find_map(|(_, handle)| (handle.number == number).then(|| handle.clone()))
     }
 
     /// How often a stream was asked to end: while this stands still, none needs to look at its own handle.
@@ -140,9 +202,31 @@ impl Streams {
     }
 }
 
+/// How many streams one caller may have.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CallerLimit {
+    pub(crate) key: Key,
+    pub(crate) limit: usize,
+}
+
+/// Why there was no place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Full {
+    /// The replica has as many streams as it may.
+    Replica,
+    /// This one of the callers has.
+    Caller(usize),
+}
+
+fn unix_ms(moment: Option<SystemTime>) -> u64 {
+    let age = moment.and_then(|moment| moment.duration_since(SystemTime::UNIX_EPOCH).ok());
+    age.map_or(0, |age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX))
+}
+
 /// A permit for one stream; given back when it is dropped, on whatever way.
 pub struct Place {
     streams: Arc<Streams>,
+    callers: [Option<Key>; 2],
 }
 
 impl Place {
@@ -151,7 +235,8 @@ impl Place {
         let streams = &self.streams;
         let number = streams.next.fetch_add(1, Ordering::Relaxed);
         let handle = Arc::new(StreamHandle {
-            address: request.address,
+            expires_ms: AtomicU64::new(unix_ms(request.identity.expires())),
+            request,
             number,
             close: AtomicU8::new(0),
             waker: Mutex::default(),
@@ -165,7 +250,6 @@ impl Place {
             place: self,
             handle,
             key,
-            request,
             started: Instant::now(),
             reason: CloseReason::Gone,
             events: 0,
@@ -177,19 +261,33 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
+        for key in self.callers.into_iter().flatten() {
+            if let Entry::Occupied(mut count) = self.streams.callers.lock().entry(key) {
+                *count.get_mut() -= 1;
+                if *count.get() == 0 {
+                    count.remove();
+                }
+            }
+        }
         if self.streams.count.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.streams.emptied.notify_waiters();
         }
     }
 }
 
-/// What is remembered of the request that began a stream, for its last log line.
+/// What is remembered of the request that began a stream.
 #[derive(Clone, Debug)]
 pub struct StreamRequest {
+    /// The other end of the connection.
+    pub peer: SocketAddr,
     /// Who asked.
-    pub address: SocketAddr,
+    pub address: IpAddr,
     /// The id of the request.
-    pub request_id: Box<str>,
+    pub request_id: Arc<str>,
+    /// What they proved to be.
+    pub(crate) identity: Arc<Identity>,
+    /// What they follow.
+    pub(crate) topics: SmallVec<[Topic; 1]>,
 }
 
 /// From the moment a stream is accepted to its end, which happens once, when this is dropped.
@@ -197,7 +295,6 @@ pub struct StreamScope {
     place: Place,
     handle: Arc<StreamHandle>,
     key: usize,
-    request: StreamRequest,
     started: Instant,
     reason: CloseReason,
     events: u64,
@@ -264,8 +361,8 @@ impl Drop for StreamScope {
         streams.metrics.closed(self.reason);
         tracing::info!(
             target: "access",
-            request_id = %self.request.request_id,
-            address = %self.request.address,
+            request_id = %self.handle.request.request_id,
+            address = %self.handle.request.address,
             connection = %self.connection(),
             duration_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             events = self.events,

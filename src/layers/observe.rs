@@ -2,7 +2,11 @@
 
 use std::{
     convert::Infallible,
-    sync::Arc,
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll},
 };
 
@@ -12,8 +16,13 @@ use prometheus_client::metrics::histogram::Histogram;
 use tokio::time::Instant;
 use tower::{Layer, Service};
 
-use super::origin::open_to;
+use super::{
+    client_addr::{Forwarding, resolve},
+    origin::open_to,
+};
 use crate::{
+    auth::Identity,
+    config::Config,
     http::{
         Caller, Refusable,
         app::App,
@@ -97,19 +106,24 @@ where
             .unwrap_or_else(|| format!("{:016x}", rand::random::<u64>()).into());
         let method = method_name(request.method());
         let route = route_name(request.uri().path());
+        let config = app.config();
         let refusable = (route == "/events").then(|| {
             Refusable::new(
-                app.config().limits.refuse_as,
+                config.limits.refuse_as,
                 request.method(),
                 request.headers(),
                 request.uri().query(),
             )
         });
-        let address = peer
+        let peer_address = peer
             .as_ref()
             .map_or_else(|| ([0, 0, 0, 0], 0).into(), |peer| peer.address);
+        let address = client(&config, peer_address, request.headers());
         request.extensions_mut().insert(Caller {
             address,
+            peer: peer_address,
+            local: false,
+            identity: Identity::anonymous(),
             request_id: request_id.clone(),
             kill: peer.and_then(|peer| peer.kill),
         });
@@ -153,8 +167,22 @@ where
     }
 }
 
+/// The address of the client. Somebody who names one without being trusted to is warned of once: mostly it is a proxy that
+/// `server.trusted_proxies` forgot, and all its clients share its limits.
+fn client(config: &Config, peer: SocketAddr, headers: &HeaderMap) -> IpAddr {
+    static WARNED: AtomicBool = AtomicBool::new(false);
+    let (address, forwarding) = resolve(peer.ip(), headers, &config.server.trusted_proxies);
+    if let Forwarding::Ignored(header) = forwarding
+        && !config.development()
+        && !WARNED.swap(true, Ordering::Relaxed)
+    {
+        tracing::warn!(%peer, header, "a forwarding header came from an address that is not in server.trusted_proxies: it is ignored, now and from here on");
+    }
+    address
+}
+
 /// The id that the client or a proxy gave the request, if it is fit for a log line.
-fn taken(headers: &HeaderMap) -> Option<Box<str>> {
+fn taken(headers: &HeaderMap) -> Option<Arc<str>> {
     let id = headers.get(REQUEST_ID)?.to_str().ok()?;
     let plain = (1..=64).contains(&id.len())
         && id

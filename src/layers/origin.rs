@@ -4,110 +4,39 @@
 //! can be made to point there (DNS rebinding). So state-changing routes refuse strange origins on every listener, and
 //! without auth the gateway serves nobody but this machine.
 
-use std::{
-    net::IpAddr,
-    sync::Arc,
-    task::{Context, Poll},
-};
+use std::net::IpAddr;
 
-use futures_util::future::BoxFuture;
 use http::{
-    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri,
+    HeaderMap, HeaderValue, Method, Response, StatusCode, Uri,
     header::{
         ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS,
         ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS,
         ACCESS_CONTROL_MAX_AGE, ALLOW, HOST, ORIGIN, VARY,
     },
 };
-use tower::{Layer, Service};
 
 use crate::http::{
-    app::App,
     body::Body,
     problem::{Code, Problem},
 };
 
 const EXPOSED: &str = "Tidegate-Replay, Tidegate-Refused, Retry-After, X-Request-Id, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset";
 const REQUEST_HEADERS: &str = "Authorization, Cache-Control, Content-Type, Idempotency-Key, Last-Event-ID, X-Request-Id, traceparent";
+
+/// Whether a proxy is between the client and us, as far as the headers say.
+pub(super) fn is_proxied(headers: &HeaderMap) -> bool {
+    headers.keys().any(|name| is_forwarding(name.as_str()))
+}
+
+/// The host that a request is for.
+pub(super) fn host<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Option<&'a str> {
+    let named = uri.authority().map(http::uri::Authority::as_str);
+    named.or_else(|| headers.get(HOST).and_then(|host| host.to_str().ok()))
+}
+
 /// Whether only a proxy sets this header.
 fn is_forwarding(name: &str) -> bool {
     matches!(name, "forwarded" | "via" | "x-real-ip") || name.starts_with("x-forwarded-")
-}
-
-/// Wraps a service in [`OriginGuard`].
-#[derive(Clone)]
-pub(crate) struct OriginLayer {
-    app: Arc<App>,
-}
-
-impl OriginLayer {
-    pub(crate) fn new(app: Arc<App>) -> Self {
-        Self { app }
-    }
-}
-
-impl<S> Layer<S> for OriginLayer {
-    type Service = OriginGuard<S>;
-
-    fn layer(&self, inner: S) -> OriginGuard<S> {
-        OriginGuard {
-            app: self.app.clone(),
-            inner,
-        }
-    }
-}
-
-/// See the module.
-#[derive(Clone)]
-pub(crate) struct OriginGuard<S> {
-    app: Arc<App>,
-    inner: S,
-}
-
-impl<S, B> Service<Request<B>> for OriginGuard<S>
-where
-    S: Service<Request<B>, Response = Response<Body>, Error = Problem>,
-    S::Future: Send + 'static,
-{
-    type Response = Response<Body>;
-    type Error = Problem;
-    type Future = BoxFuture<'static, Result<Response<Body>, Problem>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Problem>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        let config = self.app.config();
-        let policy = Policy {
-            development: config.development(),
-            origins: &config.cors.origins,
-        };
-        let allowed = policy.check(request.method(), request.uri(), request.headers());
-        let cors = match &allowed {
-            Ok(cors) => cors.clone(),
-            Err(_) => None,
-        };
-        let answer = allowed.map(|_| self.inner.call(request));
-        Box::pin(async move {
-            // A refusal has to be readable, too: to a page that may not read it, it would be a network error, which ends an
-            // `EventSource` for good.
-            let answer = match answer {
-                Ok(answer) => answer.await,
-                Err(problem) => Err(problem),
-            };
-            match answer {
-                Ok(mut response) => {
-                    open_to(response.headers_mut(), cors.as_ref());
-                    Ok(response)
-                }
-                Err(problem) => Err(Problem {
-                    open_to: cors,
-                    ..problem
-                }),
-            }
-        })
-    }
 }
 
 /// Lets pages of `origin` read an answer.
@@ -144,23 +73,21 @@ pub(crate) fn options(allow: &'static str) -> Response<Body> {
     response
 }
 
-struct Policy<'a> {
-    development: bool,
-    origins: &'a [String],
+/// Who may talk to the gateway.
+pub(super) struct Policy<'a> {
+    pub(super) development: bool,
+    pub(super) origins: &'a [String],
 }
 
 impl Policy<'_> {
     /// Refuses a request, or says which origin its answer is open to.
-    fn check(
+    pub(super) fn check(
         &self,
         method: &Method,
         uri: &Uri,
         headers: &HeaderMap,
     ) -> Result<Option<HeaderValue>, Problem> {
-        let host = uri
-            .authority()
-            .map(http::uri::Authority::as_str)
-            .or_else(|| headers.get(HOST).and_then(|host| host.to_str().ok()));
+        let host = host(uri, headers);
         if self.development {
             local_only(uri.path(), host, headers)?;
         }
@@ -226,7 +153,7 @@ fn local_only(path: &str, host: Option<&str>, headers: &HeaderMap) -> Result<(),
 }
 
 /// Whether `host` or `host:port` is this machine.
-fn is_loopback(host: &str) -> bool {
+pub(super) fn is_loopback(host: &str) -> bool {
     let name = match host.strip_prefix('[') {
         Some(rest) => rest.split(']').next().unwrap_or(rest),
         // An IPv6 address without brackets has no port.

@@ -16,17 +16,20 @@ pub enum CloseReason {
     Cut,
     /// The client sent what no reader of a stream sends.
     Noise,
+    /// Its token has expired, or was taken back.
+    AuthExpired,
 }
 
 impl CloseReason {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Gone,
         Self::Finished,
         Self::Stuck,
         Self::Drain,
         Self::Cut,
         Self::Noise,
+        Self::AuthExpired,
     ];
 
     /// As it stands in metrics and logs.
@@ -38,6 +41,7 @@ impl CloseReason {
             Self::Drain => "drain",
             Self::Cut => "cut",
             Self::Noise => "noise",
+            Self::AuthExpired => "auth_expired",
         }
     }
 }

@@ -101,6 +101,8 @@ pub struct Snapshot {
     pub skipped: u64,
     /// Topics, events, bytes, idempotency keys; of a store that knows.
     pub holds: Option<[usize; 4]>,
+    /// Places of streams that are taken, of how many, callers that are counted, callers whose rate is remembered.
+    pub places: [usize; 4],
     /// Whether it can be reached, connections opened, commands answered; where the store is Redis.
     pub redis: Option<[u64; 3]>,
 }
@@ -322,6 +324,27 @@ impl Snapshot {
             ),
         ];
         for ((name, help), value) in names.into_iter().zip(self.holds.into_iter().flatten()) {
+            r.register(name, help, count(value));
+        }
+        let names = [
+            (
+                "stream_places",
+                "Places of streams that are taken, also by those that are about to open",
+            ),
+            (
+                "stream_places_limit",
+                "Streams that this replica may have open (limits.connections)",
+            ),
+            (
+                "limited_callers",
+                "Addresses and subjects whose open streams are counted",
+            ),
+            (
+                "rate_limited_callers",
+                "Addresses and subjects whose rate is remembered",
+            ),
+        ];
+        for ((name, help), value) in names.into_iter().zip(self.places) {
             r.register(name, help, count(value));
         }
         if let Some([up, connects, commands]) = self.redis {
