@@ -5,6 +5,7 @@ mod support;
 
 mod acknowledged;
 mod architecture;
+mod attacks;
 mod chaos;
 mod cli;
 mod config;

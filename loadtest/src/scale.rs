@@ -82,7 +82,7 @@ impl Scale {
             replayed_events: 1_000_000,
             stuck_of: 1_000,
             stuck_measured: Duration::from_secs(14),
-            churned: 50_000,
+            churned: 100_000,
             redis_lines: 800_000,
             redis_paced: 2_000.0,
             storm: (5_000, 50),

@@ -33,6 +33,8 @@ pub(crate) struct Settings {
     pub(crate) write_timeout: String,
     /// Whether the floor keeps what was published, to replay it. Live figures are taken without.
     pub(crate) floor_keeps: bool,
+    /// As on the internet: no development mode, so the streams of each address are counted. Rates are off.
+    pub(crate) counted: bool,
     /// Where the log lives, when that is not the process.
     pub(crate) redis_url: Option<String>,
 }
@@ -44,6 +46,7 @@ impl Default for Settings {
             retained_bytes: "256MiB".to_owned(),
             write_timeout: "60s".to_owned(),
             floor_keeps: false,
+            counted: false,
             redis_url: None,
         }
     }
@@ -57,6 +60,8 @@ pub(crate) struct Server {
     pub(crate) listen: SocketAddr,
     /// Where publishers connect.
     pub(crate) publish: SocketAddr,
+    /// Where the gateway's metrics are.
+    admin: SocketAddr,
 }
 
 impl Server {
@@ -101,9 +106,28 @@ impl Server {
             process: ServerProcess::start(cores, name, &command, &environment)?,
             listen,
             publish,
+            admin: second,
         };
         server.wait_until_ready()?;
         Ok(server)
+    }
+
+    /// The value of a metric of the gateway that has no labels.
+    pub(crate) fn metric(&self, name: &str) -> Result<f64> {
+        let mut socket = TcpStream::connect(self.admin)?;
+        socket
+            .write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+        let mut text = String::new();
+        socket.read_to_string(&mut text)?;
+        text.lines()
+            .find_map(|line| {
+                line.strip_prefix(name)?
+                    .strip_prefix(' ')?
+                    .trim()
+                    .parse()
+                    .ok()
+            })
+            .with_context(|| format!("the gateway has no metric {name}"))
     }
 
     fn wait_until_ready(&mut self) -> Result<()> {
@@ -142,6 +166,16 @@ fn gateway_environment(
     admin: SocketAddr,
     settings: &Settings,
 ) -> Vec<(String, String)> {
+    let counted = [
+        ("AUTH__ANONYMOUS", "subscribe,publish"),
+        ("LIMITS__CONNECTIONS_PER_ADDRESS", "20000"),
+        ("LIMITS__RATE__CONNECT", "off"),
+        ("LIMITS__RATE__PUBLISH", "off"),
+    ];
+    let counted = counted
+        .into_iter()
+        .filter(|_| settings.counted)
+        .map(|(key, value)| (key, value.to_owned()));
     [
         ("SERVER__LISTEN", listen.to_string()),
         ("ADMIN__LISTEN", admin.to_string()),
@@ -153,6 +187,7 @@ fn gateway_environment(
         ("DRAIN__TIMEOUT", "1s".to_owned()),
     ]
     .into_iter()
+    .chain(counted)
     .chain(settings.redis_url.clone().map(|url| ("REDIS__URL", url)))
     .map(|(key, value)| (format!("TIDEGATE_{key}"), value))
     .collect()

@@ -13,7 +13,7 @@ use crate::clock::{deadline, now_ns};
 use crate::figures::{count, float, growth, ratio};
 use crate::report::{Goal, Report, Sample};
 use crate::stage::{Meter, Stage};
-use crate::subscribers::connect;
+use crate::subscribers::{Subscribers, connect};
 use crate::target::{Settings, Target};
 use crate::wire::{self, Protocol, Start};
 
@@ -59,6 +59,7 @@ pub(super) fn run(context: &Context, report: &mut Report) -> Result<()> {
     let connects = context.scale.churned;
     let settings = Settings {
         retained_events: 1_000,
+        counted: true,
         ..Settings::default()
     };
     let mut stage = context.stage(context.tested, &settings)?;
@@ -99,7 +100,54 @@ pub(super) fn run(context: &Context, report: &mut Report) -> Result<()> {
         raw_unit: "",
         notes: Vec::new(),
     });
+    if stage.server.target == Target::Gateway {
+        let held = float(count(STEADY));
+        let steady = stage.server.metric("tidegate_stream_places")?;
+        report.add(permits(
+            format!("churn of {connects} connects: places kept"),
+            steady - held,
+        ));
+        stage.subscribers = Subscribers::new(stage.server.listen)?;
+        let left = nobody(&stage)?;
+        report.add(permits(
+            format!("churn of {connects} connects: callers kept when all are gone"),
+            left,
+        ));
+    }
     Ok(())
+}
+
+/// A count that has to be zero.
+fn permits(name: String, left: f64) -> Sample {
+    Sample {
+        name,
+        value: left,
+        unit: "",
+        goal: Goal::AtMost(0.0),
+        floor: None,
+        tested: Some(left),
+        raw_unit: "",
+        notes: Vec::new(),
+    }
+}
+
+/// Waits until the gateway counts nobody's streams, and returns whatever it still counts.
+fn nobody(stage: &Stage) -> Result<f64> {
+    let until = deadline(PATIENCE);
+    loop {
+        let mut left = 0.0;
+        for gauge in [
+            "tidegate_limited_callers",
+            "tidegate_stream_places",
+            "sse_active_connections",
+        ] {
+            left += stage.server.metric(gauge)?;
+        }
+        if left == 0.0 || now_ns() > until {
+            return Ok(left);
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
 }
 
 fn churn(context: &Context, stage: &mut Stage, connects: u64) -> Result<()> {
