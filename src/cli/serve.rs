@@ -12,7 +12,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     config::{Config, Sources},
-    http::{Listener, app::App, drain::drain, server},
+    http::{Listener, app::App, drain::drain, server, tls::Tls},
     hub::Hub,
     store::{Store, memory::MemoryStore, redis::RedisStore},
     telemetry,
@@ -84,6 +84,9 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     // A store that is there answers within milliseconds: then nobody is refused for coming too early.
     let _ = tokio::time::timeout(FIRST_CONTACT, hub.begun()).await;
     let app = App::new(config, hub);
+    if let Some(tls) = Tls::load(&app.config(), app.metrics.tls.clone())? {
+        app.speaks_tls(tls);
+    }
     let (background, connections, stop) = (
         TaskTracker::new(),
         TaskTracker::new(),
@@ -92,6 +95,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     background.spawn(until(stop.clone(), app.alarms.clone().run()));
     background.spawn(until(stop.clone(), server::watch(app.clone())));
     background.spawn(until(stop.clone(), app.clone().look_after()));
+    background.spawn(until(stop.clone(), app.clone().watch_certificate()));
     app.listens(public.local_addr()?);
     background.spawn(until(stop.clone(), announce(app.clone())));
     for (listener, kind) in [(public, Listener::Public), (admin, Listener::Admin)] {

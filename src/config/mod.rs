@@ -141,6 +141,8 @@ pub struct Publish {
     pub idempotency_window: Duration,
     #[serde(with = "humantime_serde")]
     pub timeout: Duration,
+    #[serde(with = "humantime_serde")]
+    pub idle_timeout: Duration,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -491,6 +493,11 @@ impl Config {
             "limits.topics_per_connection",
             self.limits.topics_per_connection >= 1,
             "must be at least 1",
+        )?;
+        least(
+            "publish.idle_timeout",
+            self.publish.idle_timeout >= Duration::from_millis(100),
+            "must be at least 100ms",
         )?;
         least("tail.events", self.tail.events >= 1, "must be at least 1")?;
         least(

@@ -13,7 +13,7 @@ use arc_swap::ArcSwap;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{alarm::Alarms, problem::Code, streams::Streams};
+use super::{alarm::Alarms, problem::Code, streams::Streams, tls::Tls};
 use crate::{
     config::Config,
     hub::Hub,
@@ -48,6 +48,8 @@ pub struct App {
     replica: String,
     /// Where the public listener is, once it is known.
     address: OnceLock<SocketAddr>,
+    /// What the public listener speaks with, where the settings name a certificate.
+    tls: OnceLock<Arc<Tls>>,
     mode: AtomicU8,
     resident_bytes: AtomicUsize,
 }
@@ -93,6 +95,7 @@ impl App {
             started_at: SystemTime::now(),
             replica,
             address: OnceLock::new(),
+            tls: OnceLock::new(),
             mode: AtomicU8::new(Mode::Serving as u8),
             resident_bytes: AtomicUsize::new(0),
         })
@@ -156,6 +159,16 @@ impl App {
     /// The public listener is there.
     pub fn listens(&self, address: SocketAddr) {
         let _ = self.address.set(address);
+    }
+
+    /// The public listener will speak TLS.
+    pub fn speaks_tls(&self, tls: Arc<Tls>) {
+        let _ = self.tls.set(tls);
+    }
+
+    /// What the public listener speaks with; none: cleartext.
+    pub fn tls(&self) -> Option<&Arc<Tls>> {
+        self.tls.get()
     }
 
     /// What the others may know of this replica.

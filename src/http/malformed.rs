@@ -15,14 +15,45 @@ use std::{
 };
 
 use hyper::rt::{Read, ReadBufCursor, Write};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    time,
+};
 
 use super::{
     app::App,
     problem::{Code, Problem},
+    writer::LINGER,
 };
 
 /// Whether a response of ours is under way; the service sets it, a flush takes it back.
 pub(super) type Answering = Arc<AtomicBool>;
+
+/// A refusal of what never became a request, as HTTP/1.1: counted, logged, and ready to be sent.
+pub(super) fn refusal(app: &App, address: SocketAddr, problem: &Problem) -> Vec<u8> {
+    app.metrics.refused(problem.code.as_str(), false);
+    let status = problem.code.status();
+    let request_id = format!("{:016x}", rand::random::<u64>());
+    let body = problem.json(Some(&request_id));
+    tracing::info!(target: "access", request_id, %address, status = status.as_u16(), code = problem.code.as_str(), "request");
+    format!(
+        "HTTP/1.1 {status}\r\ncontent-type: application/problem+json\r\ncache-control: no-store\r\nconnection: close\r\nx-request-id: {request_id}\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .into_bytes()
+}
+
+/// Sends the last bytes of a connection, and gives them a moment to arrive: a close with unread bytes would reset them away.
+pub(super) async fn last_words<S: AsyncRead + AsyncWrite + Unpin>(mut socket: S, bytes: &[u8]) {
+    let said = async {
+        socket.write_all(bytes).await?;
+        socket.shutdown().await?;
+        let mut noise = [0; 1024];
+        while socket.read(&mut noise).await? > 0 {}
+        Ok::<_, io::Error>(())
+    };
+    let _ = time::timeout(LINGER, said).await;
+}
 
 /// A socket whose wordless refusals become problems.
 pub(super) struct Worded<T> {
@@ -66,16 +97,7 @@ impl<T> Worded<T> {
                 "the request is not valid HTTP/1.1 (RFC 9112)",
             ),
         };
-        self.app.metrics.refused(problem.code.as_str(), false);
-        let status = problem.code.status();
-        let request_id = format!("{:016x}", rand::random::<u64>());
-        let body = problem.json(Some(&request_id));
-        tracing::info!(target: "access", request_id, address = %self.address, status = status.as_u16(), code = problem.code.as_str(), "request");
-        self.problem = format!(
-            "HTTP/1.1 {status}\r\ncontent-type: application/problem+json\r\ncache-control: no-store\r\nconnection: close\r\nx-request-id: {request_id}\r\ncontent-length: {}\r\n\r\n{body}",
-            body.len()
-        )
-        .into_bytes();
+        self.problem = refusal(&self.app, self.address, &problem);
         true
     }
 }

@@ -7,22 +7,31 @@
 //! A response whose body is a stream leaves the HTTP library: see [`server`] and [`writer`].
 
 pub(crate) mod access;
+mod activity;
 pub mod alarm;
 pub mod app;
 pub mod body;
+mod certificate;
 pub mod drain;
 mod events;
 mod expiry;
+mod h1;
+mod h2;
+mod handshake;
 pub(crate) mod health;
 mod malformed;
 mod ndjson;
+mod patience;
 pub mod problem;
 mod publish;
 pub mod query;
 mod refusal;
 pub mod server;
+mod sockets;
 pub mod stream;
 pub mod streams;
+pub mod tls;
+pub mod wire;
 pub mod writer;
 
 use std::{

@@ -1,6 +1,6 @@
 //! `POST /publish` with one event a line: streamed, in bounded memory whatever the length of the body.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{future::BoxFuture, stream};
@@ -10,6 +10,7 @@ use http::{
 };
 use hyper::body::Incoming;
 use serde::Serialize;
+use tokio::time::timeout;
 
 use super::{
     Caller,
@@ -33,6 +34,13 @@ const LISTED_ERRORS: usize = 100;
 fn line_too_long(limit: usize) -> Problem {
     let detail = format!("the line has more than {limit} bytes, which is the limit");
     Problem::new(Code::EventTooLarge, detail)
+}
+
+fn quiet(idle: Duration) -> Problem {
+    let detail = format!(
+        "nothing of the body arrived for {idle:?} (publish.idle_timeout); a blank line now and then keeps it open"
+    );
+    Problem::new(Code::RequestTimeout, detail)
 }
 
 /// Answers to some lines, each with its number.
@@ -71,7 +79,9 @@ impl Lines {
             if self.over {
                 return Ok(None);
             }
-            match next_piece(&mut self.body).await? {
+            let idle = self.app.config().publish.idle_timeout;
+            let piece = timeout(idle, next_piece(&mut self.body)).await;
+            match piece.map_err(|_| quiet(idle))?? {
                 Some(piece) => self.take(&piece),
                 None => {
                     self.over = true;

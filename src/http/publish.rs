@@ -1,6 +1,6 @@
 //! `POST /publish`: one event, a batch, or the data itself; what comes line by line goes on in [`super::ndjson`].
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use http::{
@@ -11,6 +11,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use serde::Serialize;
 use serde_json::value::RawValue;
+use tokio::time::{Instant, timeout_at};
 
 use super::{
     Caller,
@@ -145,17 +146,8 @@ async fn collect(app: &App, headers: &HeaderMap, mut body: Incoming) -> Result<B
     }
     let mut first = Bytes::new();
     let mut all = BytesMut::new();
-    let patience = app.config().server.header_timeout;
-    let late = |_| {
-        Problem::new(
-            Code::RequestTimeout,
-            format!("nothing of the body arrived for {patience:?}"),
-        )
-    };
-    while let Some(piece) = tokio::time::timeout(patience, next_piece(&mut body))
-        .await
-        .map_err(late)??
-    {
+    let mut pace = Pace::new(app.config().server.header_timeout);
+    while let Some(piece) = pace.next_piece(&mut body).await? {
         if all.is_empty() && first.is_empty() {
             first = piece;
             continue;
@@ -173,6 +165,51 @@ async fn collect(app: &App, headers: &HeaderMap, mut body: Incoming) -> Result<B
         Err(too_large())
     } else {
         Ok(body)
+    }
+}
+
+/// How slow a body may be: a pause must not last long, and all of it together has to come at some rate. Otherwise a client
+/// that sends a byte now and then holds its request for ever.
+struct Pace {
+    pause: Duration,
+    begun: Instant,
+    received: usize,
+}
+
+impl Pace {
+    /// Pauses that a whole body may last, however little it is.
+    const PAUSES: u32 = 6;
+    /// What has to arrive in each second beyond that.
+    const BYTES_PER_SECOND: usize = 16 * 1024;
+
+    fn new(pause: Duration) -> Self {
+        Self {
+            pause,
+            begun: Instant::now(),
+            received: 0,
+        }
+    }
+
+    fn allowed(&self) -> Duration {
+        let seconds = (self.received / Self::BYTES_PER_SECOND) as u64;
+        self.pause * Self::PAUSES + Duration::from_secs(seconds)
+    }
+
+    async fn next_piece(&mut self, body: &mut Incoming) -> Result<Option<Bytes>, Problem> {
+        let end = self.begun + self.allowed();
+        let deadline = end.min(Instant::now() + self.pause);
+        let Ok(piece) = timeout_at(deadline, next_piece(body)).await else {
+            let detail = if deadline == end {
+                let (received, allowed) = (self.received, self.allowed());
+                format!("the body is too slow: {received} bytes of it arrived in {allowed:?}")
+            } else {
+                format!("nothing of the body arrived for {:?}", self.pause)
+            };
+            return Err(Problem::new(Code::RequestTimeout, detail));
+        };
+        let piece = piece?;
+        self.received += piece.as_ref().map_or(0, Bytes::len);
+        Ok(piece)
     }
 }
 

@@ -1,49 +1,32 @@
-//! Listeners and connections: cleartext HTTP/1.1 and HTTP/2 (h2c), and the moment in which a stream leaves them.
+//! Listeners and connections: who is there, and which HTTP it speaks.
 //!
-//! # Takeover
-//! The service runs the whole stack. When the response is a stream and the request an ordinary HTTP/1.1 `GET`, it goes to
-//! the connection's task instead of back to the HTTP library; the task takes the socket out of the library, writes the head
-//! itself and gives both to a [`StreamWriter`]. The library holds 16 KiB of buffers for a connection, the writer none.
-//! HTTP/2 and HTTP/1.0 streams stay where they are: the same stream as an ordinary body.
+//! What a connection goes through: accept, the handshake where the listener speaks TLS, HTTP/1.1 ([`super::h1`]) or HTTP/2
+//! ([`super::h2`]). Each step has a deadline, so that nobody holds a socket by saying little.
 
-use std::{
-    collections::HashMap,
-    io,
-    net::SocketAddr,
-    pin::pin,
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use futures_util::future::{BoxFuture, Either, select};
-use http::{
-    HeaderName, Method, Request, Response, Version,
-    header::{CONNECTION, DATE, EXPECT, TRANSFER_ENCODING, UPGRADE},
-};
-use hyper::{
-    body::{Body as _, Incoming},
-    server::conn::{http1, http2},
-};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use futures_util::future::BoxFuture;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::oneshot,
-    time,
+    time::{self, Instant},
 };
+use tokio_rustls::server::TlsStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     Listener, Stack,
-    alarm::Alarms,
+    activity::Activity,
     app::App,
-    body::Body,
-    malformed::{Answering, Worded},
-    stream::EventStream,
-    streams::StreamHandle,
+    h1, h2,
+    handshake::{self, ALPN_H2},
+    sockets::{CountedConnection, Sockets},
+    tls::Tls,
+    wire::TlsWire,
     writer::StreamWriter,
 };
-use crate::telemetry::CloseReason;
+
+pub use super::h2::watch;
 
 /// What the header fields of a request may take together.
 pub(crate) const HEADER_BYTES: usize = 16 * 1024;
@@ -56,6 +39,8 @@ const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0";
 #[derive(Clone, Debug)]
 pub(crate) struct Peer {
     pub(crate) address: SocketAddr,
+    /// Whether there is TLS between it and us.
+    pub(crate) secure: bool,
     /// Ends the connection; none where a stream will own its socket.
     pub(crate) kill: Option<CancellationToken>,
 }
@@ -85,7 +70,7 @@ pub fn bind(address: SocketAddr, write_timeout: Duration) -> io::Result<TcpListe
     socket.listen(4096)
 }
 
-/// Accepts connections until `stop`; they live on in `connections`.
+/// Accepts connections until `stop`; they live on in `connections`. The public listener speaks TLS where the app has it.
 pub async fn accept(
     app: Arc<App>,
     listener: TcpListener,
@@ -93,20 +78,37 @@ pub async fn accept(
     connections: TaskTracker,
     stop: CancellationToken,
 ) {
+    let public = kind == Listener::Public;
     let stack = super::stack(&app, kind);
+    let sockets = Sockets::new(app.clone(), public);
+    let tls = app.tls().filter(|_| public).cloned();
     loop {
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = async {
+                sockets.room().await;
+                listener.accept().await
+            } => accepted,
             () = stop.cancelled() => return,
         };
         match accepted {
             Ok((socket, address)) => {
+                let kill = CancellationToken::new();
+                let activity = Activity::new(app.clone());
+                let counted = sockets.add(activity.clone(), kill.clone());
+                let session = Session {
+                    app: app.clone(),
+                    stack: stack.clone(),
+                    address,
+                    secure: tls.is_some(),
+                    activity,
+                    kill,
+                };
                 // Boxed, so that the task is as small as a pointer once it has become a stream.
                 connections.spawn(Box::pin(connection(
-                    app.clone(),
-                    stack.clone(),
+                    session,
                     socket,
-                    address,
+                    tls.clone(),
+                    counted,
                     connections.clone(),
                 )) as BoxFuture<'static, ()>);
             }
@@ -124,51 +126,94 @@ pub async fn accept(
     }
 }
 
+/// What the steps of a connection share.
+#[derive(Clone)]
+pub(super) struct Session {
+    pub(super) app: Arc<App>,
+    pub(super) stack: Stack,
+    pub(super) address: SocketAddr,
+    pub(super) secure: bool,
+    pub(super) activity: Arc<Activity>,
+    /// Ends this connection at once.
+    pub(super) kill: CancellationToken,
+}
+
 async fn connection(
-    app: Arc<App>,
-    stack: Stack,
+    session: Session,
     socket: TcpStream,
-    address: SocketAddr,
+    tls: Option<Arc<Tls>>,
+    mut counted: CountedConnection,
     connections: TaskTracker,
 ) {
-    let counted = CountedConnection::new(app.clone());
-    let timeout = app.config().server.header_timeout;
-    let first = tokio::select! {
-        first = time::timeout(timeout, speaks_h2(&socket)) => first,
+    let deadline = Instant::now() + session.app.config().server.header_timeout;
+    let begun = tokio::select! {
+        begun = begin(&session, socket, tls.as_deref(), deadline) => begun,
         // Whoever has not said anything until the end of a drain has nothing to wait for.
-        () = app.closing.cancelled() => return,
+        () = session.app.closing.cancelled() => return,
+        () = session.kill.cancelled() => return,
     };
-    match first {
-        Ok(Ok(true)) => h2(&app, stack, socket, address).await,
-        Ok(Ok(false)) => {
-            if let Some((socket, stream, head)) = h1(&app, stack, socket, address).await {
+    match begun {
+        Some(Begun::H1(socket)) => {
+            if let Some((socket, stream, head)) = h1::serve(session, socket).await {
+                counted.becomes_stream();
                 connections.spawn(StreamWriter::new(socket, *stream, head, counted));
             }
         }
-        // Nothing was sent, or not in time: there is nobody to answer.
-        Ok(Err(_)) | Err(_) => {}
+        Some(Begun::H1Secure(socket)) => {
+            if let Some((socket, stream, head)) = h1::serve(session, *socket).await {
+                counted.becomes_stream();
+                let (socket, tls) = socket.into_inner();
+                let wire = TlsWire::new(socket, tls);
+                connections.spawn(StreamWriter::new(wire, *stream, head, counted));
+            }
+        }
+        Some(Begun::H2(socket)) => h2::serve(session, socket).await,
+        Some(Begun::H2Secure(socket)) => h2::serve(session, *socket).await,
+        None => {}
     }
 }
 
-/// An open TCP connection, for the gauge.
-pub struct CountedConnection(Arc<App>);
-
-impl CountedConnection {
-    fn new(app: Arc<App>) -> Self {
-        app.metrics.tcp_connections.inc();
-        Self(app)
-    }
+/// A connection of which it is known what it speaks.
+enum Begun {
+    H1(TcpStream),
+    H2(TcpStream),
+    H1Secure(Box<TlsStream<TcpStream>>),
+    H2Secure(Box<TlsStream<TcpStream>>),
 }
 
-impl Drop for CountedConnection {
-    fn drop(&mut self) {
-        self.0.metrics.tcp_connections.dec();
+/// Finds out what a connection speaks; none where there is nobody to answer any more.
+async fn begin(
+    session: &Session,
+    socket: TcpStream,
+    tls: Option<&Tls>,
+    deadline: Instant,
+) -> Option<Begun> {
+    if let Some(tls) = tls {
+        let stream = handshake::accept(session, tls, socket, deadline).await?;
+        let h2 = stream.get_ref().1.alpn_protocol() == Some(ALPN_H2);
+        let stream = Box::new(stream);
+        return Some(if h2 {
+            Begun::H2Secure(stream)
+        } else {
+            Begun::H1Secure(stream)
+        });
     }
+    // Nothing was sent, or not in time: there is nobody to answer.
+    let h2 = time::timeout_at(deadline, speaks_h2(&socket))
+        .await
+        .ok()?
+        .ok()?;
+    Some(if h2 {
+        Begun::H2(socket)
+    } else {
+        Begun::H1(socket)
+    })
 }
 
 /// Whether the first bytes are those of HTTP/2. They stay in the socket.
 async fn speaks_h2(socket: &TcpStream) -> io::Result<bool> {
     let mut start = [0; H2_PREFACE.len()];
+    let mut pause = Duration::from_millis(5);
     loop {
         let count = socket.peek(&mut start).await?;
         if count == 0 {
@@ -180,205 +225,9 @@ async fn speaks_h2(socket: &TcpStream) -> io::Result<bool> {
         if count == H2_PREFACE.len() {
             return Ok(true);
         }
-        // A few bytes that may become either; peeking would find the same ones at once.
-        time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
-/// What leaves the HTTP library.
-type Takeover = (Response<()>, Box<EventStream>);
-
-/// Serves HTTP/1 until the connection ends, or until it has become a stream.
-async fn h1(
-    app: &Arc<App>,
-    stack: Stack,
-    socket: TcpStream,
-    address: SocketAddr,
-) -> Option<(TcpStream, Box<EventStream>, Vec<u8>)> {
-    let (takeover, taken) = oneshot::channel::<Takeover>();
-    let takeover = Arc::new(parking_lot::Mutex::new(Some(takeover)));
-    // One token to wait for: cancelled with all others when connections shall end, or alone for this one.
-    let ending = app.closing.child_token();
-    let token = ending.clone();
-    let answering = Answering::default();
-    let socket = Worded::new(
-        TokioIo::new(socket),
-        app.clone(),
-        address,
-        answering.clone(),
-    );
-    let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
-        let (stack, takeover) = (stack.clone(), takeover.clone());
-        let answering = answering.clone();
-        let ordinary = is_ordinary(&request);
-        let kill = (!ordinary).then(|| token.clone());
-        request.extensions_mut().insert(Peer { address, kill });
-        // Boxed, because the connection has to be `Unpin` to give its socket up.
-        let response: BoxFuture<'static, Result<Response<Body>, std::convert::Infallible>> =
-            Box::pin(async move {
-                let response = super::serve(stack, request).await;
-                answering.store(true, Ordering::Relaxed);
-                if !ordinary || !matches!(response.body(), Body::Stream(_)) {
-                    return Ok(response);
-                }
-                let (parts, Body::Stream(stream)) = response.into_parts() else {
-                    unreachable!("it was a stream a line ago")
-                };
-                if let Some(takeover) = takeover.lock().take() {
-                    let _ = takeover.send((Response::from_parts(parts, ()), stream));
-                }
-                // The connection's task drops this future together with the connection.
-                std::future::pending().await
-            });
-        response
-    });
-    let mut connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(app.config().server.header_timeout)
-        .max_buf_size(2 * (HEADER_BYTES + URL_BYTES))
-        .serve_connection(socket, service)
-        .with_upgrades();
-    let mut ended_from_outside = pin!(ending.cancelled());
-    let mut taken = taken;
-    let mut asked_to_end = false;
-    loop {
-        tokio::select! {
-            biased;
-            Ok((response, stream)) = &mut taken => {
-                let parts = connection.into_parts()?;
-                return Some((parts.io.into_inner().into_inner(), stream, head(&response)));
-            }
-            ended = &mut connection => {
-                if let Err(error) = ended {
-                    tracing::debug!(%error, "connection ended");
-                }
-                return None;
-            }
-            () = &mut ended_from_outside, if !asked_to_end => {
-                if !app.closing.is_cancelled() {
-                    return None;
-                }
-                asked_to_end = true;
-                std::pin::Pin::new(&mut connection).graceful_shutdown();
-            }
-        }
-    }
-}
-
-/// Whether the socket is free once this request has been answered.
-fn is_ordinary(request: &Request<Incoming>) -> bool {
-    request.version() == Version::HTTP_11
-        && request.method() == Method::GET
-        && request.body().is_end_stream()
-        && !request.headers().contains_key(EXPECT)
-        && !request.headers().contains_key(UPGRADE)
-}
-
-/// The head of a response as bytes, with chunks to follow.
-fn head(response: &Response<()>) -> Vec<u8> {
-    let mut head = Vec::with_capacity(512);
-    head.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
-    let line = |head: &mut Vec<u8>, name: &HeaderName, value: &[u8]| {
-        head.extend_from_slice(name.as_str().as_bytes());
-        head.extend_from_slice(b": ");
-        head.extend_from_slice(value);
-        head.extend_from_slice(b"\r\n");
-    };
-    for (name, value) in response.headers() {
-        line(&mut head, name, value.as_bytes());
-    }
-    line(&mut head, &TRANSFER_ENCODING, b"chunked");
-    line(&mut head, &DATE, http_date().as_bytes());
-    head.extend_from_slice(b"\r\n");
-    head
-}
-
-/// The date of a response (RFC 9110, 5.6.7).
-fn http_date() -> String {
-    httpdate::fmt_http_date(std::time::SystemTime::now())
-}
-
-/// Serves HTTP/2 until the connection ends.
-async fn h2(app: &Arc<App>, stack: Stack, socket: TcpStream, address: SocketAddr) {
-    let kill = CancellationToken::new();
-    let token = kill.clone();
-    let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
-        let stack = stack.clone();
-        let kill = Some(token.clone());
-        request.extensions_mut().insert(Peer { address, kill });
-        async move {
-            let mut response = super::serve(stack, request).await;
-            // HTTP/2 has no such header (RFC 9113, 8.2.2).
-            response.headers_mut().remove(CONNECTION);
-            Ok::<_, std::convert::Infallible>(response)
-        }
-    });
-    let mut connection = pin!(
-        http2::Builder::new(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .keep_alive_interval(Duration::from_secs(30))
-            .keep_alive_timeout(Duration::from_secs(20))
-            .max_concurrent_streams(200)
-            .max_send_buf_size(64 * 1024)
-            .max_header_list_size(u32::try_from(HEADER_BYTES + URL_BYTES).unwrap_or(u32::MAX))
-            .serve_connection(TokioIo::new(socket), service)
-    );
-    // A client is told early that this connection takes no new streams, so that it looks for another replica; one that comes
-    // during the drain is still served, because it may publish.
-    let leave = if app.draining.is_cancelled() {
-        &app.closing
-    } else {
-        &app.draining
-    };
-    let closing = pin!(leave.cancelled());
-    let mut killed = pin!(kill.cancelled());
-    if let Either::Right(_) = select(closing, select(connection.as_mut(), killed.as_mut())).await {
-        return;
-    }
-    connection.as_mut().graceful_shutdown();
-    select(connection, killed).await;
-}
-
-/// Ends streams whose body an HTTP library does not ask for more: their reader does not read. Never returns.
-///
-/// The library lets nobody reset one stream of an HTTP/2 connection, so the connection is closed when all its streams are
-/// stuck; one that has neighbours is asked to end, and costs its send buffer until then.
-pub async fn watch(app: Arc<App>) {
-    let mut look = time::interval(Duration::from_millis(500));
-    look.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
-    // A body that is not blocked is asked at least at each keepalive.
-    let patience = app
-        .config()
-        .stream
-        .write_timeout
-        .max(app.config().stream.keepalive * 2);
-    let patience = u64::from(Alarms::ticks(patience));
-    loop {
-        look.tick().await;
-        let now = app.alarms.now();
-        let mut connections: HashMap<SocketAddr, (Vec<Arc<StreamHandle>>, bool)> = HashMap::new();
-        let handles = app.streams.handles();
-        for handle in handles
-            .into_iter()
-            .filter(|handle| !handle.owned.load(Ordering::Relaxed))
-        {
-            let asked = handle.polled_at.load(Ordering::Relaxed);
-            let stuck = asked != u64::MAX && now >= asked + patience;
-            let (streams, all_stuck) = connections
-                .entry(handle.request.peer)
-                .or_insert((Vec::new(), true));
-            *all_stuck &= stuck;
-            if stuck {
-                streams.push(handle);
-            }
-        }
-        for (stuck, all_stuck) in connections.into_values() {
-            for handle in stuck {
-                app.streams.close(&handle, CloseReason::Stuck);
-                if let Some(kill) = handle.kill.as_ref().filter(|_| all_stuck) {
-                    kill.cancel();
-                }
-            }
-        }
+        // A few bytes that may become either. Peeking would find the same ones at once, and a thousand sockets that stop
+        // here must not keep a core busy.
+        time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_millis(500));
     }
 }

@@ -1,6 +1,7 @@
 //! Writes a stream to a socket that it owns: the way of almost every stream.
 //!
-//! The HTTP library has answered the request and given the socket up; what is left for each connection is this small task.
+//! The HTTP library has answered the request and given the socket up, with TLS around it or without; what is left for each
+//! connection is this small task.
 //! It keeps no queue: what the socket did not take is read from the log again, but for the rest of one frame.
 //!
 //! The end is a whole chunk, the last chunk, a shutdown of the write side, and a short time of discarding what the client
@@ -17,12 +18,12 @@ use std::{
 
 use bytes::{Buf, Bytes};
 use socket2::SockRef;
-use tokio::{io::AsyncWrite, net::TcpStream};
 
 use super::{
     alarm::Alarms,
-    server::CountedConnection,
+    sockets::CountedConnection,
     stream::{EventStream, Next},
+    wire::Wire,
 };
 use crate::{event::Frame, telemetry::CloseReason};
 
@@ -31,7 +32,7 @@ const SEND_BUFFER: usize = 64 * 1024;
 /// What a client may send on a stream before it is closed.
 const NOISE_LIMIT: u32 = 64 * 1024;
 /// How long the last bytes have to arrive.
-const LINGER: Duration = Duration::from_secs(1);
+pub(super) const LINGER: Duration = Duration::from_secs(1);
 /// Rounds of one poll; then others have their turn.
 const ROUNDS: usize = 4;
 
@@ -43,8 +44,8 @@ thread_local! {
 }
 
 /// The task of one stream.
-pub struct StreamWriter {
-    socket: TcpStream,
+pub struct StreamWriter<W> {
+    wire: W,
     stream: EventStream,
     /// What the socket has not taken of the last write.
     rest: Bytes,
@@ -69,20 +70,15 @@ enum Phase {
     Lingering(u64),
 }
 
-impl StreamWriter {
+impl<W: Wire> StreamWriter<W> {
     /// A writer that begins with `head`.
-    pub fn new(
-        socket: TcpStream,
-        stream: EventStream,
-        head: Vec<u8>,
-        connection: CountedConnection,
-    ) -> Self {
+    pub fn new(wire: W, stream: EventStream, head: Vec<u8>, connection: CountedConnection) -> Self {
         // A larger buffer is no error, only memory.
-        let _ = SockRef::from(&socket).set_send_buffer_size(SEND_BUFFER);
+        let _ = SockRef::from(wire.socket()).set_send_buffer_size(SEND_BUFFER);
         stream.handle().owned.store(true, Ordering::Relaxed);
         let progress = stream.app().alarms.now();
         Self {
-            socket,
+            wire,
             stream,
             rest: head.into(),
             phase: Phase::Streaming,
@@ -104,11 +100,8 @@ impl StreamWriter {
         self.listens = true;
         NOISE.with_borrow_mut(|noise| {
             loop {
-                if ready!(self.socket.poll_read_ready(cx)).is_err() {
-                    return Poll::Ready(CloseReason::Gone);
-                }
-                match self.socket.try_read(noise) {
-                    Ok(0) => return Poll::Ready(CloseReason::Gone),
+                match ready!(self.wire.poll_discard(cx, noise)) {
+                    Ok(0) | Err(_) => return Poll::Ready(CloseReason::Gone),
                     Ok(count) => {
                         self.noise = self
                             .noise
@@ -117,8 +110,6 @@ impl StreamWriter {
                             return Poll::Ready(CloseReason::Noise);
                         }
                     }
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    Err(_) => return Poll::Ready(CloseReason::Gone),
                 }
             }
         })
@@ -132,15 +123,20 @@ impl StreamWriter {
 
     /// Writes what is left of the last write.
     fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CloseReason>> {
-        while !self.rest.is_empty() {
-            match self.socket.try_write(&self.rest) {
+        while self.wire.owes() || !self.rest.is_empty() {
+            let written = if self.wire.owes() {
+                self.wire.try_flush().map(|()| 0)
+            } else {
+                self.wire.try_write(&self.rest)
+            };
+            match written {
                 Ok(count) => {
                     self.rest.advance(count);
                     self.progress = self.stream.app().alarms.now();
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.stream.scope().behind(true);
-                    match self.socket.poll_write_ready(cx) {
+                    match self.wire.socket().poll_write_ready(cx) {
                         Poll::Ready(Ok(())) => {}
                         Poll::Ready(Err(_)) => return Poll::Ready(Err(CloseReason::Gone)),
                         Poll::Pending => {
@@ -169,14 +165,14 @@ impl StreamWriter {
     fn write_frames(&mut self, frames: &[Arc<Frame>]) -> Result<(), CloseReason> {
         let envelope = self.stream.envelope();
         let written = match frames {
-            [frame] => self.socket.try_write(frame.chunk(envelope)),
+            [frame] => self.wire.try_write(frame.chunk(envelope)),
             // Copied together: a vector of small pieces costs the kernel more than the copy costs us.
             frames => BATCH.with_borrow_mut(|batch| {
                 batch.clear();
                 for frame in frames {
                     batch.extend_from_slice(frame.chunk(envelope));
                 }
-                self.socket.try_write(batch)
+                self.wire.try_write(batch)
             }),
         };
         let mut left = match written {
@@ -213,8 +209,11 @@ impl StreamWriter {
             match self.phase {
                 Phase::Streaming => {}
                 Phase::Ending => {
-                    // `TcpStream` shuts down at once.
-                    let _ = Pin::new(&mut self.socket).poll_shutdown(cx);
+                    self.wire.say_goodbye();
+                    if let Err(reason) = ready!(self.poll_rest(cx)) {
+                        return Poll::Ready(reason);
+                    }
+                    self.wire.shut_down();
                     let until = self.stream.app().alarms.now() + u64::from(Alarms::ticks(LINGER));
                     self.phase = Phase::Lingering(until);
                     continue;
@@ -258,7 +257,7 @@ impl StreamWriter {
     }
 }
 
-impl Future for StreamWriter {
+impl<W: Wire> Future for StreamWriter<W> {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
@@ -268,7 +267,15 @@ impl Future for StreamWriter {
             Poll::Ready(reason) => reason,
             // A write finds out by itself that the client is gone; to look there, too, costs each delivery a twentieth.
             Poll::Pending if this.wrote && this.listens => return Poll::Pending,
-            Poll::Pending => ready!(this.poll_noise(cx)),
+            Poll::Pending => match this.poll_noise(cx) {
+                Poll::Ready(reason) => reason,
+                // What came may want an answer of TLS: new keys do.
+                Poll::Pending if this.wire.owes() => match ready!(this.poll_rest(cx)) {
+                    Ok(()) => return Poll::Pending,
+                    Err(reason) => reason,
+                },
+                Poll::Pending => return Poll::Pending,
+            },
         };
         // A stream that ended by itself has said so; what comes after is only the farewell.
         if this.phase == Phase::Streaming {

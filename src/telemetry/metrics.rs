@@ -11,7 +11,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use super::{CloseReason, Latencies, ProcessStats};
+use super::{CloseReason, Latencies, ProcessStats, TlsMetrics};
 
 /// Seconds: from a refusal in microseconds to a publish that waited for its store.
 const REQUEST_BOUNDS: [f64; 11] = [
@@ -64,6 +64,10 @@ pub struct Metrics {
     pub sse_active_connections: Gauge,
     /// Open TCP connections, on both listeners.
     pub tcp_connections: Gauge,
+    /// Connections closed before a request came, to make room for others.
+    evicted: Counter,
+    /// Handshakes and certificates.
+    pub tls: TlsMetrics,
     /// Streams that wait for their reader's socket.
     pub lagging: Gauge,
     /// Events stored through this replica.
@@ -137,6 +141,12 @@ impl Metrics {
             "tcp_connections",
             "Open TCP connections, on both listeners",
         );
+        let evicted = counter(
+            r,
+            "connections_evicted",
+            "Connections that waited for a request and were closed because file descriptors were short",
+        );
+        let tls = TlsMetrics::register(r);
         let lagging = gauge(
             r,
             "streams_lagging",
@@ -197,6 +207,8 @@ impl Metrics {
             requests,
             sse_active_connections,
             tcp_connections,
+            evicted,
+            tls,
             lagging,
             published,
             published_bytes,
@@ -244,6 +256,11 @@ impl Metrics {
         let _ = self
             .refusals
             .get_or_create_owned(&RefusalLabels { code, shape });
+    }
+
+    /// Counts connections that were closed to make room.
+    pub fn evicted(&self, count: u64) {
+        self.evicted.inc_by(count);
     }
 
     /// Counts a refusal.

@@ -5,9 +5,11 @@ mod histogram;
 mod json_lines;
 pub mod metrics;
 mod process;
+mod tls;
 pub mod tracing;
 
 pub use close_reason::CloseReason;
 pub use histogram::Latencies;
 pub use metrics::Metrics;
 pub use process::{ProcessStats, begin};
+pub use tls::{InFlight, TlsMetrics};
