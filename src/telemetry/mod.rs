@@ -2,10 +2,9 @@
 
 mod close_reason;
 mod histogram;
-mod json_lines;
+pub mod logs;
 pub mod metrics;
 mod process;
-pub mod tracing;
 
 pub use close_reason::CloseReason;
 pub use histogram::Latencies;
