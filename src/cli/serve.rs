@@ -15,7 +15,10 @@ use crate::{
     http::{Listener, app::App, drain::drain, server, tls::Tls},
     hub::Hub,
     store::{Store, memory::MemoryStore, redis::RedisStore},
-    telemetry,
+    telemetry::{
+        self,
+        logs::{LogHandle, Logs},
+    },
 };
 
 /// How long the listeners wait for the first contact with the store; without one they refuse until it is there.
@@ -49,7 +52,7 @@ impl Serve {
             .filter_map(|(key, value)| Some((key.to_owned(), value?)))
             .collect();
         let mut config = Config::load(&Sources::of_process(self.config, flags))?;
-        let _written = telemetry::tracing::init(&config.log).context("log.level")?;
+        let logs = telemetry::logs::init(&config)?;
         std::panic::set_hook(Box::new(|panic| tracing::error!(%panic, "a task panicked")));
         for warning in &config.warnings {
             tracing::warn!("{warning}");
@@ -58,16 +61,17 @@ impl Serve {
         tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .build()?
-            .block_on(serve(config))
+            .block_on(serve(config, &logs))
     }
 }
 
-async fn serve(config: Config) -> anyhow::Result<()> {
+async fn serve(config: Config, logs: &Logs) -> anyhow::Result<()> {
     // Before anything is bound: a signal from here on finds somebody.
     let mut signals = (
         signal(SignalKind::terminate())?,
         signal(SignalKind::interrupt())?,
     );
+    let aside = signal(SignalKind::user_defined1())?;
     let public = server::bind(config.server.listen, config.stream.write_timeout)
         .with_context(|| format!("server.listen {}", config.server.listen))?;
     let admin = server::bind(config.admin.listen, config.stream.write_timeout)
@@ -92,6 +96,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         TaskTracker::new(),
         CancellationToken::new(),
     );
+    background.spawn(until(stop.clone(), reopen(aside, logs.handle())));
     background.spawn(until(stop.clone(), app.alarms.clone().run()));
     background.spawn(until(stop.clone(), server::watch(app.clone())));
     background.spawn(until(stop.clone(), app.clone().look_after()));
@@ -131,6 +136,14 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     // Taking a large log apart event by event takes seconds, and the kernel does it better.
     std::mem::forget(app);
     Ok(())
+}
+
+/// On SIGUSR1 somebody (logrotate) has put the log files aside.
+async fn reopen(mut aside: Signal, log: LogHandle) {
+    while aside.recv().await.is_some() {
+        log.reopen();
+        tracing::info!("the log files are opened again");
+    }
 }
 
 /// Tells the other replicas that this one is alive, and how it fares.

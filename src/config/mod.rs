@@ -4,6 +4,7 @@
 
 mod dotenv;
 mod environment;
+mod log_level;
 mod nearest;
 mod network;
 mod rate;
@@ -15,6 +16,7 @@ use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 
+pub use log_level::{LevelError, LogLevel};
 pub use network::Network;
 pub use rate::Rate;
 pub use redis::{RedisSettings, RedisTlsSettings};
@@ -294,7 +296,7 @@ pub struct Cors {
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "as above")]
 pub struct Log {
-    pub level: String,
+    pub level: LogLevel,
     pub format: LogFormat,
     pub access: bool,
     pub audit: bool,
@@ -326,11 +328,11 @@ pub struct Traces {
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
-    /// Pretty on a terminal, JSON otherwise.
+    /// Text on a terminal, JSON otherwise.
     Auto,
     /// For people.
-    #[serde(alias = "text")]
-    Pretty,
+    #[serde(alias = "pretty")]
+    Text,
     /// For programs.
     Json,
 }

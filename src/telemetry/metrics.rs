@@ -11,7 +11,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use super::{CloseReason, Latencies, ProcessStats, TlsMetrics};
+use super::{CloseReason, Latencies, ProcessStats, TlsMetrics, logs::Dropped};
 
 /// Seconds: from a refusal in microseconds to a publish that waited for its store.
 const REQUEST_BOUNDS: [f64; 11] = [
@@ -280,6 +280,7 @@ impl Metrics {
         prometheus_client::encoding::text::encode_registry(&mut text, &self.registry)?;
         let mut now = Registry::default();
         snapshot.register(now.sub_registry_with_prefix("tidegate"));
+        Dropped::read().register(now.sub_registry_with_prefix("tidegate"));
         ProcessStats::read().register(now.sub_registry_with_prefix("process"));
         prometheus_client::encoding::text::encode_registry(&mut text, &now)?;
         prometheus_client::encoding::text::encode_eof(&mut text)?;

@@ -2,11 +2,10 @@
 
 mod close_reason;
 mod histogram;
-mod json_lines;
+pub mod logs;
 pub mod metrics;
 mod process;
 mod tls;
-pub mod tracing;
 
 pub use close_reason::CloseReason;
 pub use histogram::Latencies;
