@@ -27,7 +27,7 @@ use crate::{
     event::{Topic, TopicPattern},
     hub::HubConfig,
     log::{Retention, RetentionRule, RetentionRules, TailLimits},
-    store::{memory::MemoryConfig, redis::RedisConfig},
+    store::{Keep, memory::MemoryConfig, redis::RedisConfig},
 };
 
 /// The whole tree.
@@ -611,6 +611,17 @@ impl Config {
             idempotency_window: self.publish.idempotency_window,
         }
     }
+
+    /// What the store keeps, as far as it may change while it runs.
+    pub fn keep(&self) -> Keep {
+        Keep {
+            retention: self.retention_rules(),
+            total_bytes: self.retention.total_bytes.bytes(),
+            idempotency_window: self.publish.idempotency_window,
+            event_bytes: self.limits.event_bytes.bytes(),
+        }
+    }
+
     /// The settings of the Redis store; none where the store is another.
     pub fn redis(&self) -> Option<RedisConfig> {
         match self.store {

@@ -52,15 +52,17 @@ fn tidy(shared: &Shared, log: &TopicLog) {
     let now_ms = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |age| u64::try_from(age.as_millis()).unwrap_or(0));
-    let oldest_ms = now_ms.saturating_sub(shared.tail_limits(&log.topic).age_ms);
-    if log
-        .read()
-        .tail
-        .as_ref()
-        .and_then(crate::log::Tail::oldest)
-        .is_some_and(|oldest| oldest.ms() < oldest_ms)
-    {
-        shared.trim(log, |tail| tail.expire(oldest_ms));
+    let limits = shared.tail_limits(&log.topic);
+    let oldest_ms = now_ms.saturating_sub(limits.age_ms);
+    let is_over = |tail: &crate::log::Tail| {
+        let expired = tail.oldest().is_some_and(|oldest| oldest.ms() < oldest_ms);
+        expired || tail.exceeds(&limits)
+    };
+    if log.read().tail.as_ref().is_some_and(is_over) {
+        shared.trim(log, |tail| {
+            tail.expire(oldest_ms);
+            tail.fit(&limits);
+        });
     }
 }
 

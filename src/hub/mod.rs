@@ -34,6 +34,7 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -44,7 +45,7 @@ pub use subscriber::{Read, Subscriber};
 use crate::{
     event::{EventId, Topic},
     log::{RetentionRules, TailLimits},
-    store::{Store, StoreError},
+    store::{Keep, Store, StoreError},
 };
 use registry::Registry;
 
@@ -59,7 +60,7 @@ pub struct HubConfig {
     pub linger: Duration,
     /// Topics that are followed at once.
     pub topics: usize,
-    /// A tail never proves more than the store would keep.
+    /// A tail never proves more than the store would keep. [`Hub::retain`] changes it.
     pub retention: RetentionRules,
     /// How long a new stream waits for the store before it is refused.
     pub join_timeout: Duration,
@@ -73,6 +74,8 @@ pub struct Hub {
 
 struct Shared {
     config: HubConfig,
+    /// What the store keeps now.
+    retention: ArcSwap<RetentionRules>,
     store: Arc<dyn Store>,
     registry: Registry,
     frontier: Mutex<Frontier>,
@@ -151,6 +154,7 @@ impl Hub {
             moved_at: Instant::now(),
         };
         let shared = Arc::new(Shared {
+            retention: ArcSwap::from_pointee(config.retention.clone()),
             config,
             store,
             registry: Registry::default(),
@@ -231,6 +235,16 @@ impl Hub {
         self.shared.stamp(Instant::now())
     }
 
+    /// The store keeps something else from now on, and so do the tails.
+    pub fn retain(&self, keep: Keep) {
+        // A tail that is shorter than what the store keeps is never wrong, so it goes first where less is kept, and where more
+        // is kept it does no harm that it may be longer a moment before the store has heard of it: nothing is trimmed by then.
+        self.shared
+            .retention
+            .store(Arc::new(keep.retention.clone()));
+        self.shared.store.retain(keep);
+    }
+
     /// Ends the hub's tasks and waits for them.
     pub async fn stop(&self) {
         self.shared.stop.cancel();
@@ -250,7 +264,7 @@ impl Shared {
 
     /// The limits of one topic's tail: never more than the store would keep, so that both say the same of a cursor.
     fn tail_limits(&self, topic: &Topic) -> TailLimits {
-        let (tail, keep) = (self.config.tail, self.config.retention.of(topic));
+        let (tail, keep) = (self.config.tail, self.retention.load().of(topic));
         TailLimits {
             events: tail.events.min(keep.events),
             bytes: tail.bytes.min(keep.bytes),

@@ -91,9 +91,18 @@ impl Tail {
         }
         self.bytes += frame.wire_bytes();
         self.frames.push_back(frame);
-        while self.frames.len() > limits.events.max(1)
+        self.fit(limits);
+    }
+
+    /// Whether there is more than the limits allow, by count or bytes.
+    pub fn exceeds(&self, limits: &TailLimits) -> bool {
+        self.frames.len() > limits.events.max(1)
             || (self.bytes > limits.bytes && self.frames.len() > 1)
-        {
+    }
+
+    /// Trims the front by count and bytes.
+    pub fn fit(&mut self, limits: &TailLimits) {
+        while self.exceeds(limits) {
             self.pop();
         }
     }

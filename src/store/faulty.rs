@@ -21,8 +21,8 @@ use tokio::{
 };
 
 use super::{
-    Append, AppendError, Appended, Feed, FeedItem, Page, Position, ReplicaReport, Store,
-    StoreError, StoreStats, memory::MemoryStore,
+    Append, AppendError, Appended, Feed, FeedItem, Keep, Mailbox, Page, Position, ReplicaReport,
+    Store, StoreError, StoreStats, memory::MemoryStore,
 };
 use crate::{
     event::{Event, EventId, Topic},
@@ -337,6 +337,43 @@ impl Store for FaultyStore {
 
     fn replicas(&self) -> BoxFuture<'_, Result<Vec<ReplicaReport>, StoreError>> {
         self.shared.inner.replicas()
+    }
+
+    fn secret(&self) -> BoxFuture<'_, Result<[u8; 32], StoreError>> {
+        self.shared
+            .carry_out(async { self.shared.inner.secret().await })
+            .map(|answer| answer?)
+            .boxed()
+    }
+
+    fn claim<'a>(
+        &'a self,
+        name: &'a str,
+        lasts: Duration,
+    ) -> BoxFuture<'a, Result<bool, StoreError>> {
+        self.shared
+            .carry_out(async move { self.shared.inner.claim(name, lasts).await })
+            .map(|answer| answer?)
+            .boxed()
+    }
+
+    fn mailbox(&self, replica: &str) -> Mailbox {
+        self.shared.inner.mailbox(replica)
+    }
+
+    fn send<'a>(
+        &'a self,
+        replica: &'a str,
+        letter: &'a str,
+    ) -> BoxFuture<'a, Result<bool, StoreError>> {
+        self.shared
+            .carry_out(async move { self.shared.inner.send(replica, letter).await })
+            .map(|answer| answer?)
+            .boxed()
+    }
+
+    fn retain(&self, keep: Keep) {
+        self.shared.inner.retain(keep);
     }
 
     fn feed(&self) -> Box<dyn Feed> {

@@ -10,6 +10,8 @@
 //! 4. The feed hands over the entries of a joined topic in order, from the position that `Joined` states, without a hole,
 //!    until it says [`FeedItem::Cut`]. Where it breaks this promise, the entry's predecessor gives it away.
 //! 5. A topic's last id is remembered until [`Position::horizon`] has passed it.
+//! 6. All replicas of a deployment get the same [`Store::secret`], and a [`Store::claim`] has one winner, as long as the
+//!    store loses nothing.
 //!
 //! Not here: tails, cursors, subscribers ([`crate::hub`]).
 
@@ -17,6 +19,7 @@
 pub mod contract;
 #[doc(hidden)]
 pub mod faulty;
+mod mailbox;
 pub mod memory;
 pub mod redis;
 mod replica;
@@ -26,11 +29,12 @@ use std::{sync::Arc, time::Duration};
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
+pub use mailbox::{LETTER_BYTES, Mailbox};
 pub use replica::ReplicaReport;
 
 use crate::{
     event::{Event, EventId, EventType, Topic},
-    log::{LostRange, Proof},
+    log::{LostRange, Proof, RetentionRules},
     telemetry::Latencies,
 };
 
@@ -106,6 +110,36 @@ pub trait Store: Send + Sync + 'static {
     /// What every live replica last said of itself.
     fn replicas(&self) -> BoxFuture<'_, Result<Vec<ReplicaReport>, StoreError>>;
 
+    /// A random secret that all replicas of this deployment share, and nobody else. It is made once, and known without asking
+    /// after the first success. A store that loses everything may lose it, too: what was signed with it is then worth nothing.
+    fn secret(&self) -> BoxFuture<'_, Result<[u8; 32], StoreError>>;
+
+    /// True for exactly one caller, over all replicas, within the given time from then on: what may be used once is used by
+    /// whoever wins. An error is no win; after [`StoreError::Timeout`] the name may be taken, and nobody has won it. A store that loses what it acknowledged (a failover) may forget a claim with it.
+    fn claim<'a>(
+        &'a self,
+        name: &'a str,
+        lasts: Duration,
+    ) -> BoxFuture<'a, Result<bool, StoreError>>;
+
+    /// Where letters to the replica of this name are taken from.
+    ///
+    /// # Panics
+    /// When it is taken a second time.
+    fn mailbox(&self, replica: &str) -> Mailbox;
+
+    /// Sends a letter, at most [`LETTER_BYTES`] long, to the mailbox of a replica; it arrives once at most. False: nobody
+    /// listens there at this moment, because the replica is gone, or is connecting to the store again.
+    fn send<'a>(
+        &'a self,
+        replica: &'a str,
+        letter: &'a str,
+    ) -> BoxFuture<'a, Result<bool, StoreError>>;
+
+    /// Other settings from now on. They take effect by and by: with what is published, and by [`Store::tidy`]. Where replicas
+    /// share the store, the last that says so wins.
+    fn retain(&self, keep: Keep);
+
     /// What it holds, where that is known without asking.
     fn stats(&self) -> StoreStats;
 
@@ -122,6 +156,19 @@ pub trait Store: Send + Sync + 'static {
 
     /// The name of this kind of store, for health and metrics.
     fn kind(&self) -> &'static str;
+}
+
+/// What a store keeps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Keep {
+    /// What is kept of each topic.
+    pub retention: RetentionRules,
+    /// Memory of the whole store, where it is in memory; beyond it the oldest event goes, whichever topic it belongs to.
+    pub total_bytes: usize,
+    /// How long an idempotency key is remembered. One that was used keeps the time that it was given.
+    pub idempotency_window: Duration,
+    /// The longest data of an event, for producers that do not go through the gateway.
+    pub event_bytes: usize,
 }
 
 /// What is new, in order.
@@ -199,7 +246,7 @@ pub enum StoreError {
     #[error("the event store is unavailable: {0}")]
     Unavailable(String),
     /// It was asked and did not answer in time: what happened is unknown.
-    #[error("the event store did not answer in time, whether the event was stored is unknown")]
+    #[error("the event store did not answer in time, whether it did what was asked is unknown")]
     Timeout,
 }
 
@@ -275,6 +322,8 @@ pub struct StoreStats {
     pub feed_backlog_bytes: usize,
     /// Times that something was passed over because it was not written by the gateway's rules.
     pub entries_skipped: u64,
+    /// Letters that were dropped because the mailbox was full, or because they were none.
+    pub letters_dropped: u64,
     /// What only a Redis store has.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub redis: Option<RedisStats>,

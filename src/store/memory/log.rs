@@ -3,7 +3,8 @@
 //! # Invariants
 //! 1. `oldest` has one entry for each topic that has events, `idle` one for each that has none and that nobody follows: a
 //!    followed topic is never forgotten, so the beginning of its chain is what `Joined` stated.
-//! 2. `cost` is the sum of what events and topics cost, and stays within the budget while there is anything to forget.
+//! 2. `cost` is the sum of what events and topics cost, and stays within the budget while there is anything to forget. A
+//!    budget that was lowered comes down step by step.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque, hash_map::Entry},
@@ -18,7 +19,8 @@ use crate::{
     event::{Event, EventId, EventType, Topic},
     log::{LostRange, Retention},
     store::{
-        Append, AppendError, Appended, FeedItem, IdempotencyKey, Page, Position, TopicPosition,
+        Append, AppendError, Appended, FeedItem, IdempotencyKey, Keep, Page, Position,
+        TopicPosition,
     },
 };
 
@@ -30,6 +32,8 @@ const TOPIC_OVERHEAD: usize = 384;
 const KEY_LIMIT: usize = 1_000_000;
 /// Steps of one housekeeping call, so that it never holds the lock for long.
 const TIDY_STEPS: usize = 4_096;
+/// Events that one such call takes after the settings were changed.
+const RETAIN_STEPS: usize = 16_384;
 
 /// Unix milliseconds for ids and ages, and the moment for latencies.
 type Now = (u64, Instant);
@@ -43,6 +47,10 @@ pub(super) struct Log {
     pub(super) oldest: BTreeMap<EventId, Topic>,
     /// Where the next look for expired events begins in `oldest`.
     pub(super) tidied: EventId,
+    /// Where the next look for events that changed settings take begins in `oldest`; none: all was looked at.
+    retained: Option<EventId>,
+    /// The budget that was asked for: `config.total_bytes` comes down to it step by step.
+    wanted_bytes: usize,
     pub(super) idle: BTreeSet<(EventId, Topic)>,
     pub(super) events: usize,
     pub(super) bytes: usize,
@@ -93,6 +101,8 @@ impl Log {
     /// An empty log.
     pub(super) fn new(config: MemoryConfig, born: EventId) -> Self {
         Self {
+            retained: None,
+            wanted_bytes: config.total_bytes,
             config,
             born,
             last: born,
@@ -291,11 +301,24 @@ impl Log {
 
     /// Trims by the topic's own limits and returns the id of the last event that went.
     pub(super) fn trim(&mut self, topic: &Topic, keep: Retention, now_ms: u64) -> Option<EventId> {
+        self.trim_some(topic, keep, now_ms, &mut { usize::MAX })
+    }
+
+    /// The same, as far as `steps` allow.
+    fn trim_some(
+        &mut self,
+        topic: &Topic,
+        keep: Retention,
+        now_ms: u64,
+        steps: &mut usize,
+    ) -> Option<EventId> {
         let mut trimmed = None;
-        while let Some(entry) = self.topics.get(topic)
+        while *steps > 0
+            && let Some(entry) = self.topics.get(topic)
             && let Some(oldest) = entry.events.front()
             && keep.exceeded(entry.events.len(), entry.bytes, oldest.id, now_ms)
         {
+            *steps -= 1;
             trimmed = self.pop(topic);
         }
         trimmed
@@ -321,23 +344,59 @@ impl Log {
         }
     }
 
-    /// Forgets the oldest of the whole store until it fits its budget: an event, or a topic that has none.
+    /// Forgets the oldest of the whole store until it fits its budget.
     pub(super) fn trim_total(&mut self) {
-        while self.cost > self.config.total_bytes {
-            let event = self.oldest.first_key_value().map(|(id, _)| *id);
-            let idle = self.idle.first().map(|(id, _)| *id);
-            if idle.is_some_and(|idle| event.is_none_or(|event| idle < event)) {
-                self.forget_idle(u64::MAX);
-            } else if self.events > 1
-                && let Some((_, topic)) = self.oldest.first_key_value()
-            {
-                let topic = topic.clone();
-                let popped = self.pop(&topic);
-                self.tell_trimmed(topic, popped);
-            } else {
-                break;
-            }
+        while self.cost > self.config.total_bytes && self.forget_oldest() {}
+    }
+
+    /// Forgets the oldest of the whole store: an event, or a topic that has none. Returns whether there was anything to forget.
+    fn forget_oldest(&mut self) -> bool {
+        let event = self.oldest.first_key_value().map(|(id, _)| *id);
+        let idle = self.idle.first().map(|(id, _)| *id);
+        if idle.is_some_and(|idle| event.is_none_or(|event| idle < event)) {
+            return self.forget_idle(u64::MAX);
         }
+        let Some((_, topic)) = self.oldest.first_key_value().filter(|_| self.events > 1) else {
+            return false;
+        };
+        let topic = topic.clone();
+        let popped = self.pop(&topic);
+        self.tell_trimmed(topic, popped);
+        true
+    }
+
+    /// Other settings. What is over the limits of a topic that is published to goes at once, all else with the next calls of
+    /// [`Log::tidy`]: it may be most of what there is.
+    pub(super) fn retain(&mut self, keep: Keep) {
+        self.config.retention = keep.retention;
+        self.config.idempotency_window = keep.idempotency_window;
+        self.wanted_bytes = keep.total_bytes;
+        self.config.total_bytes = keep.total_bytes.max(self.cost);
+        self.retained = Some(EventId::ZERO);
+    }
+
+    /// Takes some of what changed settings leave no room for.
+    fn come_down(&mut self, now_ms: u64) {
+        let mut steps = RETAIN_STEPS;
+        while let Some(from) = self.retained
+            && steps > 1
+        {
+            let Some((&id, topic)) = self.oldest.range(from..).next() else {
+                self.retained = None;
+                break;
+            };
+            steps -= 1;
+            let topic = topic.clone();
+            let keep = self.config.retention.of(&topic);
+            let trimmed = self.trim_some(&topic, keep, now_ms, &mut steps);
+            // Its oldest event is a later one now, so it is met again, and then there is nothing to take.
+            self.retained = Some(if trimmed.is_some() { id } else { id.next() });
+            self.tell_trimmed(topic, trimmed);
+        }
+        while steps > 0 && self.cost > self.wanted_bytes && self.forget_oldest() {
+            steps -= 1;
+        }
+        self.config.total_bytes = self.wanted_bytes.max(self.cost);
     }
 
     /// Takes the oldest event of a topic that has one.
@@ -386,6 +445,7 @@ impl Log {
     /// Expires by age. Topics with a longer retention than others are looked at again each time: bounded by the steps.
     pub(super) fn tidy(&mut self, now_ms: u64) {
         self.forget_keys(now_ms);
+        self.come_down(now_ms);
         let due = EventId::new(
             now_ms.saturating_sub(self.config.retention.shortest_age_ms()),
             0,

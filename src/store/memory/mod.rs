@@ -7,21 +7,30 @@
 //!    the hand-over to the feed are one step, so the order of the feed is the order of the log.
 //! 2. The feed's queue holds at most [`FEED_LIMIT`] entries when an append begins: publishers wait for the hub.
 
+mod claims;
+mod log;
+
 use std::{
-    sync::Arc,
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
-
-mod log;
 
 use futures_util::{FutureExt, future::BoxFuture};
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 
-use self::log::{EVENT_OVERHEAD, Log, TopicLog};
+use self::{
+    claims::Claims,
+    log::{EVENT_OVERHEAD, Log, TopicLog},
+};
 use super::{
-    Append, AppendError, Appended, Feed, FeedItem, Page, Position, ReplicaReport, Store,
-    StoreError, StoreStats,
+    Append, AppendError, Appended, Feed, FeedItem, Keep, Mailbox, Page, Position, ReplicaReport,
+    Store, StoreError, StoreStats,
+    mailbox::{self, Slot},
 };
 use crate::{
     event::{Event, EventId, Topic},
@@ -60,6 +69,11 @@ struct Shared {
     drained: Notify,
     /// What the only replica of this store says of itself.
     report: Mutex<Option<ReplicaReport>>,
+    secret: [u8; 32],
+    claims: Mutex<Claims>,
+    /// The one replica of this process, or several in a test.
+    slots: Mutex<HashMap<String, Slot>>,
+    letters_dropped: AtomicU64,
 }
 
 impl MemoryStore {
@@ -79,6 +93,10 @@ impl MemoryStore {
                 filled: Notify::new(),
                 drained: Notify::new(),
                 report: Mutex::new(None),
+                secret: rand::random(),
+                claims: Mutex::default(),
+                slots: Mutex::default(),
+                letters_dropped: AtomicU64::new(0),
             }),
         }
     }
@@ -272,6 +290,50 @@ impl Store for MemoryStore {
         std::future::ready(Ok(report.into_iter().collect())).boxed()
     }
 
+    fn secret(&self) -> BoxFuture<'_, Result<[u8; 32], StoreError>> {
+        std::future::ready(Ok(self.shared.secret)).boxed()
+    }
+
+    fn claim<'a>(
+        &'a self,
+        name: &'a str,
+        lasts: Duration,
+    ) -> BoxFuture<'a, Result<bool, StoreError>> {
+        let now_ms = (self.shared.clock)();
+        let won = self.shared.claims.lock().claim(name, lasts, now_ms);
+        std::future::ready(won).boxed()
+    }
+
+    fn mailbox(&self, replica: &str) -> Mailbox {
+        let (mailbox, slot) = Mailbox::new();
+        let before = self.shared.slots.lock().insert(replica.to_owned(), slot);
+        let taken = before.is_some_and(|slot| slot.is_open());
+        assert!(!taken, "a replica has one mailbox");
+        mailbox
+    }
+
+    fn send<'a>(
+        &'a self,
+        replica: &'a str,
+        letter: &'a str,
+    ) -> BoxFuture<'a, Result<bool, StoreError>> {
+        let slot = self.shared.slots.lock().get(replica).cloned();
+        let sent = mailbox::check(letter).map(|()| {
+            let Some(slot) = slot.filter(Slot::is_open) else {
+                return false;
+            };
+            if !slot.put(letter.as_bytes()) {
+                self.shared.letters_dropped.fetch_add(1, Ordering::Relaxed);
+            }
+            true
+        });
+        std::future::ready(sent).boxed()
+    }
+
+    fn retain(&self, keep: Keep) {
+        self.shared.log.lock().retain(keep);
+    }
+
     fn feed(&self) -> Box<dyn Feed> {
         let mut log = self.shared.log.lock();
         assert!(
@@ -286,7 +348,9 @@ impl Store for MemoryStore {
     }
 
     fn tidy(&self) {
-        self.shared.log.lock().tidy((self.shared.clock)());
+        let now_ms = (self.shared.clock)();
+        self.shared.log.lock().tidy(now_ms);
+        self.shared.claims.lock().tidy(now_ms);
         self.shared.filled.notify_one();
     }
 
@@ -302,6 +366,7 @@ impl Store for MemoryStore {
             bytes: log.bytes,
             idempotency_keys: log.keys.len(),
             feed_backlog: log.queue.len(),
+            letters_dropped: self.shared.letters_dropped.load(Ordering::Relaxed),
             ..StoreStats::default()
         }
     }

@@ -27,7 +27,7 @@ use super::{
     Shared,
     backoff::Backoff,
     entry::{self, EntryError, Message},
-    library,
+    letters, library,
     link::{Link, LinkError, Output, read, role},
     resp::{Request, Value},
 };
@@ -96,6 +96,11 @@ impl Exchange {
             asks.leave.insert(topic);
         }
         drop(asks);
+        self.asked.notify_one();
+    }
+
+    /// There is something else to do than joining and leaving.
+    pub(super) fn wake(&self) {
         self.asked.notify_one();
     }
 
@@ -204,6 +209,8 @@ async fn connection(shared: &Arc<Shared>, backoff: &mut Backoff) -> LinkError {
         heads_since: None,
         clock: None,
         proven: false,
+        letters: false,
+        writing: None,
     };
     let error = session.run(link).await;
     if session.proven {
@@ -233,6 +240,12 @@ enum Expected {
     Birth,
     /// Who it is that answers.
     Role,
+    /// The same; before it, an error if letters are refused.
+    Letters,
+    /// The secret that was there before, if there was one.
+    Secret,
+    /// Settings were written.
+    Settings,
     /// How it is set up.
     Info,
     /// Only whether it was done.
@@ -263,6 +276,10 @@ struct Session<'a> {
     clock: Option<(u64, Instant)>,
     /// A position has been read: the connection is of use.
     proven: bool,
+    /// The letters to this replica were asked for.
+    letters: bool,
+    /// The number of the settings that are being written.
+    writing: Option<u64>,
 }
 
 impl Session<'_> {
@@ -302,6 +319,7 @@ impl Session<'_> {
                     if late && self.heard.elapsed() > SILENCE {
                         Err(LinkError::Silent)
                     } else {
+                        self.leave_letters();
                         if self.expected.is_empty() {
                             shared.exchange.asks.lock().position = true;
                             self.ask();
@@ -329,11 +347,15 @@ impl Session<'_> {
         self.expected.push_back((expected, Instant::now()));
     }
 
-    /// Does what the hub has asked for.
+    /// Does what the hub, or somebody else, has asked for.
     fn ask(&mut self) {
+        if !self.letters {
+            self.subscribe_to_letters();
+        }
         if self.settling {
             return;
         }
+        self.write_settings();
         let asks = std::mem::take(&mut *self.shared.exchange.asks.lock());
         if asks.raise
             && let Some(raise) = library::raise_request(self.shared)
@@ -396,10 +418,47 @@ impl Session<'_> {
 
     fn look_at_server(&mut self) {
         // A server that has become a replica keeps its connections, and says what others have written.
-        self.send(&Request::new("HELLO"));
-        self.expect(Expected::Role);
+        if !self.subscribe_to_letters() {
+            self.send(&Request::new("HELLO"));
+            self.expect(Expected::Role);
+        }
         self.send(&library::info_request());
         self.expect(Expected::Info);
+        if let Some(offer) = self.shared.secret.offer(&self.shared.keys) {
+            self.send(&offer);
+            self.expect(Expected::Secret);
+        }
+    }
+
+    /// A subscription has no reply, but a refusal is one. So something is asked behind it that is never refused: what comes
+    /// before the answer to that is the refusal.
+    fn subscribe_to_letters(&mut self) -> bool {
+        let Some(subscribe) = letters::subscribe(self.shared) else {
+            return false;
+        };
+        self.letters = true;
+        self.send(&subscribe);
+        self.send(&Request::new("HELLO"));
+        self.expect(Expected::Letters);
+        true
+    }
+
+    fn leave_letters(&mut self) {
+        if self.letters
+            && let Some(unsubscribe) = letters::unsubscribe(self.shared)
+        {
+            self.letters = false;
+            self.send(&unsubscribe);
+        }
+    }
+
+    fn write_settings(&mut self) {
+        if self.writing.is_none() && self.shared.settings.are_unwritten() {
+            let (init, number) = library::init_request(self.shared);
+            self.send(&init);
+            self.expect(Expected::Settings);
+            self.writing = Some(number);
+        }
     }
 
     fn look_at_heads(&mut self) {
@@ -429,10 +488,31 @@ impl Session<'_> {
                     }
                     Expected::Birth => self.settled(&value),
                     Expected::Heads => self.heads(&value),
-                    Expected::Role => match role(&value) {
-                        Some("master") | None => Ok(()),
-                        Some(_) => Err(LinkError::Replica),
-                    },
+                    Expected::Letters => {
+                        if let Value::Error(text) = value {
+                            self.shared.health.letters(Some(&text));
+                            self.expected.push_front((Expected::Role, Instant::now()));
+                            return Ok(());
+                        }
+                        self.shared.health.letters(None);
+                        is_master(&value)
+                    }
+                    Expected::Role => is_master(&value),
+                    Expected::Secret => {
+                        self.shared.secret.answered(&value);
+                        Ok(())
+                    }
+                    Expected::Settings => {
+                        if let Value::Error(text) = value {
+                            return Err(LinkError::Refused(text));
+                        }
+                        if let Some(number) = self.writing.take() {
+                            self.shared.settings.written(number);
+                        }
+                        tracing::info!("the settings of the log were changed");
+                        self.ask();
+                        Ok(())
+                    }
                     Expected::Info => {
                         self.shared.health.warn(library::warnings_of(&value));
                         Ok(())
@@ -448,6 +528,9 @@ impl Session<'_> {
 
     fn pushed(&mut self, values: &[Value], at: Instant) -> Result<(), LinkError> {
         let shared = self.shared;
+        if letters::take(shared, values) {
+            return Ok(());
+        }
         let kind = values.first().and_then(Value::text);
         let channel = values.get(1).and_then(Value::bytes);
         let name = channel.and_then(|channel| shared.keys.topic_of_channel(channel));
@@ -518,7 +601,7 @@ impl Session<'_> {
             }
             self.again(topics);
             if !std::mem::replace(&mut self.settling, true) {
-                let init = library::init_request(self.shared);
+                let (init, _) = library::init_request(self.shared);
                 self.send(&init);
                 self.expect(Expected::Birth);
             }
@@ -534,7 +617,8 @@ impl Session<'_> {
                 self.again(topics);
                 if !std::mem::replace(&mut self.settling, true) {
                     // Whoever published first made it, without the settings.
-                    self.send(&library::init_request(self.shared));
+                    let (init, _) = library::init_request(self.shared);
+                    self.send(&init);
                     self.expect(Expected::Nothing);
                     if let Some(raise) = library::raise_request(self.shared) {
                         self.send(&raise);
@@ -637,6 +721,14 @@ impl Session<'_> {
             self.ask();
         }
         Ok(())
+    }
+}
+
+/// Whether the server, as `HELLO` describes it, is one to stay with.
+fn is_master(about: &Value) -> Result<(), LinkError> {
+    match role(about) {
+        Some("master") | None => Ok(()),
+        Some(_) => Err(LinkError::Replica),
     }
 }
 

@@ -15,6 +15,7 @@ pub(super) struct Keys {
     pub(super) heads: String,
     pub(super) lost: String,
     pub(super) replicas: String,
+    pub(super) secret: String,
 }
 
 impl Keys {
@@ -27,6 +28,7 @@ impl Keys {
             heads: key("heads"),
             lost: key("lost"),
             replicas: key("replicas"),
+            secret: key("secret"),
             base,
         }
     }
@@ -47,6 +49,16 @@ impl Keys {
             .strip_prefix(self.base.as_bytes())?
             .strip_prefix(b"ch:")?;
         std::str::from_utf8(name).ok()
+    }
+
+    /// Where it is remembered that something was claimed.
+    pub(super) fn claim(&self, name: &str) -> String {
+        format!("{}claim:{name}", self.base)
+    }
+
+    /// The channel of the letters to a replica.
+    pub(super) fn letters(&self, replica: &str) -> String {
+        format!("{}to:{replica}", self.base)
     }
 
     /// Where it is remembered that a key was used: a hash, so that no caller's key can name another's.
@@ -78,6 +90,10 @@ mod tests {
         let channel = keys.channel(&topic);
         assert_eq!(keys.topic_of_channel(channel.as_bytes()), Some("orders/eu"));
         assert_eq!(keys.topic_of_channel(b"other:{0}:ch:x"), None);
+        assert_eq!(keys.claim("ticket"), "tidegate:{0}:claim:ticket");
+        let letters = keys.letters("0a1b");
+        assert_eq!(letters, "tidegate:{0}:to:0a1b");
+        assert_eq!(keys.topic_of_channel(letters.as_bytes()), None);
     }
 
     #[test]

@@ -1,21 +1,16 @@
 //! The function library: loaded where it is missing, and what a fresh connection is told first.
 
-use std::fmt::Write as _;
-
 use super::{
     Shared,
     link::{Link, LinkError},
     resp::{Request, Value},
 };
-use crate::{event::EventId, log::Retention};
+use crate::event::EventId;
 
 /// The functions; their contract stands in the file.
 pub const SOURCE: &str = include_str!("functions.lua");
 /// The version of [`SOURCE`], which the file states, too.
 const VERSION: i64 = 1;
-
-/// Numbers that a double holds exactly; beyond it a limit is none.
-const EXACT: u64 = 1 << 53;
 
 /// Loads the library where it is missing or older. A newer one stays: it belongs to replicas that are already newer.
 pub(super) async fn load(link: &mut Link) -> Result<(), LinkError> {
@@ -50,8 +45,9 @@ pub(super) fn is_missing(error: &str) -> bool {
 /// Makes the log where there is none, and sees to it that ids lie above everything that this replica has seen. Returns the
 /// birth of the log, which the replica has then nothing more to say about.
 pub(super) async fn begin(link: &mut Link, shared: &Shared) -> Result<EventId, LinkError> {
-    let mut born = link.ask(&init_request(shared)).await?;
-    shared.settings_written();
+    let (init, number) = init_request(shared);
+    let mut born = link.ask(&init).await?;
+    shared.settings.written(number);
     if let Some(raise) = raise_request(shared) {
         born = link.ask(&raise).await?;
     }
@@ -63,19 +59,20 @@ pub(super) fn birth(reply: &Value) -> Option<EventId> {
     reply.array()?.first()?.text()?.parse().ok()
 }
 
-pub(super) fn init_request(shared: &Shared) -> Request {
+/// The call that makes the log and writes the settings, and the number of these: [`Settings::written`] is told of it.
+///
+/// [`Settings::written`]: super::settings::Settings::written
+pub(super) fn init_request(shared: &Shared) -> (Request, u64) {
     let keys = &shared.keys;
     let highest = shared.seen.lock().highest;
-    Request::function("tidegate_init", &[&keys.meta, &keys.last, &keys.heads])
+    let settings = shared.settings.now();
+    let init = Request::function("tidegate_init", &[&keys.meta, &keys.last, &keys.heads])
         .arg(highest.to_string())
-        .arg(&shared.retention)
-        .arg(&shared.limits)
+        .arg(&*settings.retention)
+        .arg(&*settings.limits)
         // Only once: a replica of an older configuration that reconnects must not undo what a newer one wrote.
-        .arg(if shared.has_written_settings() {
-            ""
-        } else {
-            "replace"
-        })
+        .arg(if settings.unwritten { "replace" } else { "" });
+    (init, settings.number)
 }
 
 /// None: this replica has seen nothing.
@@ -110,36 +107,4 @@ pub(super) fn warnings_of(info: &Value) -> Vec<String> {
     vec![format!(
         "maxmemory-policy is {policy}, so Redis may delete events and last ids at will: set it to noeviction"
     )]
-}
-
-/// The settings that the functions need, as JSON.
-pub(super) fn retention_json(retention: &crate::log::RetentionRules) -> String {
-    let mut json = String::from("{");
-    keep(&mut json, retention.default_rule());
-    json.push_str(",\"rules\":[");
-    for (at, rule) in retention.prefix_rules().iter().enumerate() {
-        let prefix = serde_json::to_string(&rule.prefix).expect("a text is JSON");
-        let _ = write!(
-            json,
-            "{}{{\"prefix\":{prefix},",
-            if at > 0 { "," } else { "" }
-        );
-        keep(&mut json, rule.retention);
-        json.push('}');
-    }
-    json.push_str("]}");
-    json
-}
-
-fn keep(json: &mut String, retention: Retention) {
-    let exact = |number: u64| number.min(EXACT);
-    let (events, bytes) = (retention.events as u64, retention.bytes as u64);
-    let _ = write!(
-        json,
-        "\"events\":{},\"bytes\":{},\"age\":{}",
-        exact(events.max(1)),
-        exact(bytes),
-        // Redis wants to add it to the time of day.
-        retention.age_ms.min(1 << 45)
-    );
 }

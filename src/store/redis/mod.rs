@@ -22,6 +22,7 @@ mod backoff;
 pub mod entry;
 mod feed;
 mod keys;
+mod letters;
 mod library;
 mod link;
 mod pages;
@@ -30,13 +31,15 @@ mod positions;
 mod publisher;
 #[doc(hidden)]
 pub mod resp;
+mod secret;
+mod settings;
 mod stats;
 mod url;
 
 use std::{
     path::PathBuf,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -54,17 +57,20 @@ pub use url::{RedisUrl, RedisUrlError};
 use self::{
     feed::{Exchange, RedisFeed},
     keys::Keys,
+    letters::Addressee,
     link::{Endpoint, LinkError},
     pages::Pages,
     pipe::{CallError, Pipe, PipeConfig},
     positions::Positions,
     publisher::{Publisher, PublisherConfig},
     resp::{Request, Value},
+    secret::Secret,
+    settings::Settings,
     stats::{Counters, Health},
 };
 use super::{
-    Append, AppendError, Appended, Feed, FeedItem, Page, Position, RedisStats, ReplicaReport,
-    Store, StoreError, StoreStats,
+    Append, AppendError, Appended, Feed, FeedItem, Keep, Mailbox, Page, Position, RedisStats,
+    ReplicaReport, Store, StoreError, StoreStats, mailbox,
 };
 use crate::{
     event::{EventId, Topic},
@@ -123,13 +129,13 @@ struct Seen {
 struct Shared {
     endpoint: Arc<Endpoint>,
     keys: Keys,
-    /// JSON, for the functions.
-    retention: String,
-    limits: String,
+    settings: Settings,
     backlog_bytes: usize,
     exchange: Exchange,
     seen: Mutex<Seen>,
-    settings_written: AtomicBool,
+    secret: Secret,
+    /// Where the letters to this replica go, once it takes them.
+    letters: OnceLock<Addressee>,
     health: Arc<Health>,
     counters: Arc<Counters>,
     stop: CancellationToken,
@@ -138,14 +144,6 @@ struct Shared {
 impl Shared {
     fn push(&self, item: FeedItem) {
         self.exchange.push(item, self.backlog_bytes);
-    }
-
-    fn has_written_settings(&self) -> bool {
-        self.settings_written.load(Ordering::Acquire)
-    }
-
-    fn settings_written(&self) {
-        self.settings_written.store(true, Ordering::Release);
     }
 }
 
@@ -173,16 +171,17 @@ impl RedisStore {
         let shared = Arc::new(Shared {
             endpoint: Arc::new(Endpoint::new(config.url, &config.tls)?),
             keys: Keys::new(&config.prefix),
-            retention: library::retention_json(&config.retention),
-            limits: serde_json::json!({
-                "event_bytes": config.event_bytes,
-                "idempotency_window": u64::try_from(config.idempotency_window.as_millis()).unwrap_or(u64::MAX),
-            })
-            .to_string(),
+            settings: Settings::new(&Keep {
+                retention: config.retention,
+                total_bytes: usize::MAX,
+                idempotency_window: config.idempotency_window,
+                event_bytes: config.event_bytes,
+            }),
             backlog_bytes: config.backlog_bytes,
             exchange: Exchange::default(),
             seen: Mutex::default(),
-            settings_written: AtomicBool::new(false),
+            secret: Secret::default(),
+            letters: OnceLock::new(),
             health: Arc::default(),
             counters: Arc::default(),
             stop: stop.clone(),
@@ -431,6 +430,71 @@ impl Store for RedisStore {
         .boxed()
     }
 
+    fn secret(&self) -> BoxFuture<'_, Result<[u8; 32], StoreError>> {
+        self.shared
+            .secret
+            .ask(&self.reads, &self.shared.keys)
+            .boxed()
+    }
+
+    fn claim<'a>(
+        &'a self,
+        name: &'a str,
+        lasts: Duration,
+    ) -> BoxFuture<'a, Result<bool, StoreError>> {
+        async move {
+            let claim = Request::new("SET")
+                .arg(self.shared.keys.claim(name))
+                .args(["1", "NX", "PX"])
+                .arg(lasts.as_millis().max(1).to_string());
+            match self.reads.call(claim).await {
+                Ok(Value::Null) => Ok(false),
+                Ok(Value::Error(text)) => Err(StoreError::Unavailable(text.into())),
+                Ok(_) => Ok(true),
+                Err(CallError::NotSent(why)) => Err(StoreError::Unavailable(why.to_string())),
+                Err(CallError::Unknown) => Err(StoreError::Timeout),
+            }
+        }
+        .boxed()
+    }
+
+    fn mailbox(&self, replica: &str) -> Mailbox {
+        let (mailbox, slot) = Mailbox::new();
+        let addressee = Addressee {
+            channel: self.shared.keys.letters(replica),
+            slot,
+        };
+        let taken = self.shared.letters.set(addressee).is_err();
+        assert!(!taken, "a replica has one mailbox");
+        self.shared.exchange.wake();
+        mailbox
+    }
+
+    fn send<'a>(
+        &'a self,
+        replica: &'a str,
+        letter: &'a str,
+    ) -> BoxFuture<'a, Result<bool, StoreError>> {
+        async move {
+            mailbox::check(letter)?;
+            let send = Request::new("SPUBLISH")
+                .arg(self.shared.keys.letters(replica))
+                .arg(letter);
+            match self.reads.call(send).await {
+                Ok(Value::Error(text)) => Err(StoreError::Unavailable(text.into())),
+                Ok(receivers) => Ok(receivers.number().ok_or_else(unexpected)? > 0),
+                Err(CallError::NotSent(why)) => Err(StoreError::Unavailable(why.to_string())),
+                Err(CallError::Unknown) => Err(StoreError::Timeout),
+            }
+        }
+        .boxed()
+    }
+
+    fn retain(&self, keep: Keep) {
+        self.shared.settings.set(&keep);
+        self.shared.exchange.wake();
+    }
+
     fn stats(&self) -> StoreStats {
         let (feed_backlog, feed_backlog_bytes) = self.shared.exchange.backlog();
         let counters = &self.shared.counters;
@@ -438,6 +502,7 @@ impl Store for RedisStore {
             feed_backlog,
             feed_backlog_bytes,
             entries_skipped: counters.skipped.load(Ordering::Relaxed),
+            letters_dropped: counters.letters_dropped.load(Ordering::Relaxed),
             redis: Some(RedisStats {
                 up: self.shared.health.why_away().is_none(),
                 connects: counters.connects.load(Ordering::Relaxed),

@@ -19,6 +19,7 @@ pub(super) struct Counters {
     pub(super) connects: AtomicU64,
     pub(super) commands: AtomicU64,
     pub(super) skipped: AtomicU64,
+    pub(super) letters_dropped: AtomicU64,
     pub(super) latency: Latencies,
     last_warning: Mutex<Option<Instant>>,
 }
@@ -62,6 +63,8 @@ struct HealthState {
     /// Whatever would be published now would be given an id below what was already seen.
     clock_behind: bool,
     warnings: Vec<String>,
+    /// Why no letters come, while none can.
+    no_letters: Option<String>,
 }
 
 impl Health {
@@ -96,6 +99,18 @@ impl Health {
         }
     }
 
+    /// Whether letters come, and if not, why.
+    pub(super) fn letters(&self, refused: Option<&str>) {
+        let mut state = self.state.lock();
+        if state.no_letters.as_deref() == refused {
+            return;
+        }
+        state.no_letters = refused.map(Into::into);
+        if let Some(why) = refused {
+            tracing::warn!(%why, "Redis does not let this replica take letters from the others");
+        }
+    }
+
     /// Why it cannot be reached, if it cannot.
     pub(super) fn why_away(&self) -> Option<Arc<str>> {
         self.state.lock().away.clone()
@@ -103,6 +118,11 @@ impl Health {
 
     /// What an operator should mend.
     pub(super) fn warnings(&self) -> Vec<String> {
-        self.state.lock().warnings.clone()
+        let state = self.state.lock();
+        let mut warnings = state.warnings.clone();
+        warnings.extend(state.no_letters.as_ref().map(|why| {
+            format!("letters from other replicas are refused ({why}): let the user subscribe to all channels of the prefix")
+        }));
+        warnings
     }
 }
