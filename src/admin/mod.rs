@@ -12,10 +12,32 @@ pub(crate) use stats::stats;
 pub(crate) use topics::{TOPIC, delete_topic};
 
 use crate::http::{
+    Caller,
+    access::forbidden,
     app::App,
     body::Body,
     problem::{Code, Problem},
 };
+
+/// Whether a route is for operators alone; the others only show how the replica fares.
+pub(crate) fn is_guarded(path: &str) -> bool {
+    path == "/config" || path.starts_with("/admin/")
+}
+
+/// Whoever is on this machine may, and whoever shows the token of an operator.
+pub(crate) fn guard(caller: &Caller) -> Result<(), Problem> {
+    if caller.local || caller.identity.is_admin() {
+        return Ok(());
+    }
+    if caller.identity.is_known() {
+        let detail = "these credentials are not those of an operator (admin.token)";
+        return Err(forbidden(detail.into()));
+    }
+    Err(Problem::new(
+        Code::Unauthorized,
+        "from elsewhere than this machine, and through a proxy, this needs admin.token as Authorization: Bearer …",
+    ))
+}
 
 /// `GET /metrics`: OpenMetrics text.
 pub(crate) fn metrics(app: &Arc<App>) -> Result<Response<Body>, Problem> {

@@ -87,7 +87,7 @@ async fn serve(config: Config, logs: &Logs) -> anyhow::Result<()> {
     let hub = Hub::start(config.hub(), store);
     // A store that is there answers within milliseconds: then nobody is refused for coming too early.
     let _ = tokio::time::timeout(FIRST_CONTACT, hub.begun()).await;
-    let app = App::new(config, hub);
+    let app = App::new(config, hub)?;
     if let Some(tls) = Tls::load(&app.config(), app.metrics.tls.clone())? {
         app.speaks_tls(tls);
     }

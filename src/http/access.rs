@@ -6,23 +6,20 @@ use super::{
     Caller,
     problem::{Code, Problem},
 };
-use crate::{
-    config::{Config, Right},
-    event::Topic,
-};
+use crate::{auth::Auth, config::Right, event::Topic};
 
 /// Refuses a caller who may not do this with every one of the topics.
 pub(crate) fn allowed(
-    config: &Config,
+    auth: &Auth,
     caller: &Caller,
     right: Right,
     topics: &[Topic],
 ) -> Result<(), Problem> {
-    if anybody_may(config, right) {
+    if auth.anybody_may(right) {
         return Ok(());
     }
     let identity = &caller.identity;
-    if identity.is_anonymous() {
+    if !identity.is_known() {
         return Err(credentials_needed(right));
     }
     // A body that streams for hours may outlive the token that it came with.
@@ -36,11 +33,10 @@ pub(crate) fn allowed(
             ..Problem::new(Code::Unauthorized, "the token has expired")
         });
     }
-    let may = |topic: &&Topic| match right {
-        Right::Subscribe => !identity.may_subscribe(topic),
-        Right::Publish => !identity.may_publish(topic),
-    };
-    match topics.iter().find(may) {
+    match topics
+        .iter()
+        .find(|topic| !auth.may(identity, right, topic))
+    {
         None => Ok(()),
         Some(topic) => {
             let verb = match right {
@@ -53,36 +49,13 @@ pub(crate) fn allowed(
     }
 }
 
-/// Refuses a caller who may do this with no topic at all, before its body is read.
-pub(crate) fn allowed_at_all(
-    config: &Config,
-    caller: &Caller,
-    right: Right,
-) -> Result<(), Problem> {
-    allowed(config, caller, right, &[])?;
-    let identity = &caller.identity;
-    let none = match right {
-        Right::Subscribe => identity.subscribe().is_empty(),
-        Right::Publish => identity.publish().is_empty(),
-    };
-    if none && !anybody_may(config, right) {
-        let detail = "these credentials allow to publish to no topic";
-        return Err(forbidden(detail.into()));
-    }
-    Ok(())
-}
-
-fn anybody_may(config: &Config, right: Right) -> bool {
-    config.development() || config.auth.anonymous.contains(&right)
-}
-
 fn credentials_needed(right: Right) -> Problem {
     let what = match right {
         Right::Subscribe => "following topics",
         Right::Publish => "publishing",
     };
     let detail = format!(
-        "{what} needs credentials here: Authorization: Bearer …, a cookie, ?access_token= or ?ticket="
+        "{what} needs credentials here: Authorization: Bearer …, ?ticket=, ?access_token= or a cookie"
     );
     Problem::new(Code::Unauthorized, detail)
 }

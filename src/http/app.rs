@@ -15,10 +15,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{alarm::Alarms, problem::Code, streams::Streams, tls::Tls};
 use crate::{
+    auth::{Auth, AuthError, Tickets},
     config::Config,
     hub::Hub,
     layers::rate::Rates,
-    store::ReplicaReport,
+    store::{ReplicaReport, StoreError},
     telemetry::{Metrics, ProcessStats, metrics::Snapshot},
 };
 
@@ -38,6 +39,10 @@ pub struct App {
     pub draining: CancellationToken,
     /// Connections that wait for another request are asked to end.
     pub closing: CancellationToken,
+    /// What credentials are checked with; a reload puts another one in its place.
+    auth: ArcSwap<Auth>,
+    /// Makes and reads tickets, as soon as the store has told the secret of the deployment.
+    tickets: OnceLock<Tickets>,
     /// How often callers come.
     pub(crate) rates: Rates,
     /// When this process began to serve.
@@ -73,7 +78,11 @@ pub enum Mode {
 
 impl App {
     /// The state of a replica that begins to serve.
-    pub fn new(config: Config, hub: Hub) -> Arc<Self> {
+    ///
+    /// # Errors
+    /// When the settings name keys that cannot be read.
+    pub fn new(config: Config, hub: Hub) -> Result<Arc<Self>, AuthError> {
+        let auth = Auth::new(&config, None)?;
         let metrics = Arc::new(Metrics::new(hub.store().kind(), hub.store().latency()));
         for code in Code::ALL {
             metrics.may_refuse(code.as_str(), false);
@@ -82,7 +91,7 @@ impl App {
             }
         }
         let replica = format!("{:08x}", rand::random::<u32>());
-        Arc::new(Self {
+        Ok(Arc::new(Self {
             streams: Arc::new(Streams::new(replica.clone(), metrics.clone())),
             config: ArcSwap::from_pointee(config),
             hub,
@@ -90,6 +99,8 @@ impl App {
             alarms: Arc::new(Alarms::default()),
             draining: CancellationToken::new(),
             closing: CancellationToken::new(),
+            auth: ArcSwap::from_pointee(auth),
+            tickets: OnceLock::new(),
             rates: Rates::default(),
             started: Instant::now(),
             started_at: SystemTime::now(),
@@ -98,7 +109,24 @@ impl App {
             tls: OnceLock::new(),
             mode: AtomicU8::new(Mode::Serving as u8),
             resident_bytes: AtomicUsize::new(0),
-        })
+        }))
+    }
+
+    /// What credentials are checked with.
+    pub(crate) fn auth(&self) -> Arc<Auth> {
+        self.auth.load_full()
+    }
+
+    /// Makes and reads tickets.
+    ///
+    /// # Errors
+    /// When the store has not told its secret yet and cannot be asked.
+    pub(crate) async fn tickets(&self) -> Result<&Tickets, StoreError> {
+        if self.tickets.get().is_none() {
+            let secret = self.hub.store().secret().await?;
+            let _ = self.tickets.set(Tickets::new(secret));
+        }
+        Ok(self.tickets.get().expect("it was set a line ago"))
     }
 
     /// The settings as they are now.

@@ -12,6 +12,7 @@ pub mod alarm;
 pub mod app;
 pub mod body;
 mod certificate;
+mod connections;
 pub mod drain;
 mod events;
 mod expiry;
@@ -30,6 +31,7 @@ pub mod server;
 mod sockets;
 pub mod stream;
 pub mod streams;
+mod ticket;
 pub mod tls;
 pub mod wire;
 pub mod writer;
@@ -113,9 +115,11 @@ const fn route(path: &'static str, allow: &'static str) -> Route {
     Route { path, allow }
 }
 
-const PUBLIC: [Route; 5] = [
+const PUBLIC: [Route; 7] = [
     route("/events", "GET, HEAD, OPTIONS"),
     route("/publish", "POST, OPTIONS"),
+    route("/ticket", "POST, OPTIONS"),
+    route(connections::TOKEN, "POST, OPTIONS"),
     route("/health", "GET, HEAD, OPTIONS"),
     route("/health/live", "GET, HEAD, OPTIONS"),
     route("/health/ready", "GET, HEAD, OPTIONS"),
@@ -190,6 +194,13 @@ impl Service<Request<Incoming>> for Routes {
         Box::pin(async move {
             let (parts, body) = request.into_parts();
             let path = parts.uri.path();
+            let caller = parts
+                .extensions
+                .get::<Caller>()
+                .expect("the observing layer has put it there");
+            if listener == Listener::Admin && admin::is_guarded(path) {
+                admin::guard(caller)?;
+            }
             let Some((route, rest)) = find(listener, path) else {
                 let there: Vec<&str> = routes(listener).iter().map(|route| route.path).collect();
                 return Err(Problem::new(
@@ -213,10 +224,6 @@ impl Service<Request<Incoming>> for Routes {
             if parts.method == Method::OPTIONS {
                 return Ok(layers::options(route.allow));
             }
-            let caller = parts
-                .extensions
-                .get::<Caller>()
-                .expect("the observing layer has put it there");
             match route.path {
                 "/events" => {
                     events::get(
@@ -231,11 +238,13 @@ impl Service<Request<Incoming>> for Routes {
                 "/publish" => {
                     publish::post(&app, &parts.headers, parts.uri.query(), body, caller).await
                 }
+                "/ticket" => ticket::post(&app, caller).await,
+                connections::TOKEN => connections::renew(&app, caller, rest).await,
                 "/health" => Ok(health::report(&app).await),
                 "/health/live" => Ok(health::live()),
                 "/health/ready" => Ok(health::ready(&app)),
                 "/metrics" => admin::metrics(&app),
-                admin::TOPIC => admin::delete_topic(&app, caller, rest).await,
+                admin::TOPIC => admin::delete_topic(&app, rest).await,
                 _ => admin::stats(&app, parts.uri.query()).await,
             }
         })

@@ -38,6 +38,7 @@ pub enum Code {
     NotFound,
     MethodNotAllowed,
     Unauthorized,
+    AuthUnavailable,
     Forbidden,
     AddressForbidden,
     OriginForbidden,
@@ -62,7 +63,7 @@ pub enum Code {
 
 impl Code {
     /// All of them.
-    pub const ALL: [Self; 38] = [
+    pub const ALL: [Self; 39] = [
         Self::TopicInvalid,
         Self::TopicMissing,
         Self::TooManyTopics,
@@ -81,6 +82,7 @@ impl Code {
         Self::NotFound,
         Self::MethodNotAllowed,
         Self::Unauthorized,
+        Self::AuthUnavailable,
         Self::Forbidden,
         Self::AddressForbidden,
         Self::OriginForbidden,
@@ -169,6 +171,11 @@ impl Code {
                 "The method is not allowed here",
             ),
             Self::Unauthorized => ("unauthorized", S::UNAUTHORIZED, "Credentials are needed"),
+            Self::AuthUnavailable => (
+                "auth_unavailable",
+                S::SERVICE_UNAVAILABLE,
+                "The credentials cannot be checked at the moment",
+            ),
             Self::Forbidden => (
                 "forbidden",
                 S::FORBIDDEN,
@@ -274,7 +281,8 @@ impl Code {
     pub const fn is_temporary(self) -> bool {
         matches!(
             self,
-            Self::RateLimited
+            Self::AuthUnavailable
+                | Self::RateLimited
                 | Self::AddressLimit
                 | Self::SubjectLimit
                 | Self::ConnectionLimit

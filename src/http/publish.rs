@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{
     Caller,
-    access::{allowed, allowed_at_all},
+    access::allowed,
     app::App,
     body::Body,
     health::json,
@@ -79,7 +79,7 @@ pub(super) async fn post(
         .get("idempotency-key")
         .map(|key| key_of(key.as_bytes()))
         .transpose()?;
-    allowed_at_all(&app.config(), caller, Right::Publish)?;
+    allowed(&app.auth(), caller, Right::Publish, &[])?;
     match form {
         Form::Lines => ndjson::post(app, &query, key, body, caller).await,
         Form::Data => {
@@ -240,14 +240,9 @@ pub(super) fn append(
     key: Option<Box<str>>,
 ) -> Result<Append, Problem> {
     let topic = item.topic.ok_or_else(|| Problem::new(Code::TopicMissing, "name the topic to publish to: {\"topic\":\"…\"}, or ?topic=… where the body is the data"))?;
-    let config = app.config();
-    allowed(
-        &config,
-        caller,
-        Right::Publish,
-        std::slice::from_ref(&topic),
-    )?;
-    let limit = config.limits.event_bytes.bytes();
+    let one = std::slice::from_ref(&topic);
+    allowed(&app.auth(), caller, Right::Publish, one)?;
+    let limit = app.config().limits.event_bytes.bytes();
     let bytes = item.data.as_ref().map_or(0, |data| data.len());
     if bytes > limit {
         return Err(Problem::new(

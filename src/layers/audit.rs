@@ -32,7 +32,7 @@ pub(super) fn refused(caller: &Caller, route: &'static str, problem: &Problem) {
         code = problem.code.as_str(),
         request_id = &*caller.request_id,
         address = %caller.address,
-        subject = caller.identity.subject(),
+        subject = caller.identity.subject().map(|subject| &**subject),
         route,
         detail = problem.detail,
         "{message}"

@@ -14,15 +14,16 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
-use http::{HeaderValue, Method, Request, Response};
+use http::{HeaderValue, Method, Request, Response, request::Parts};
 use tower::{Layer, Service};
 
 use super::{
-    audit,
+    audit, auth,
     origin::{Policy, host, is_loopback, is_proxied, open_to},
     rate::{self, Key},
 };
 use crate::{
+    admin,
     config::Config,
     http::{
         Caller, Listener,
@@ -81,7 +82,7 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+    fn call(&mut self, request: Request<B>) -> Self::Future {
         let Self {
             app,
             listener,
@@ -89,26 +90,30 @@ where
         } = self.clone();
         Box::pin(async move {
             let config = app.config();
-            let route = route_name(request.uri().path());
-            let open = match admit(&config, listener, &mut request) {
+            let (mut head, body) = request.into_parts();
+            let route = route_name(head.uri.path());
+            let mut caller = head
+                .extensions
+                .remove::<Caller>()
+                .expect("the observing layer has put it there");
+            let open = match admit(&config, listener, &head, &mut caller) {
                 Ok(open) => open,
                 Err(problem) => {
-                    if let Some(caller) = request.extensions().get::<Caller>() {
-                        audit::refused(caller, route, &problem);
-                    }
+                    audit::refused(&caller, route, &problem);
                     return Err(problem);
                 }
             };
             // A refusal has to be readable, too: to a page that may not read it, it would be a network error, which ends an
             // `EventSource` for good.
-            let known = known(&app, &config, listener, &mut request).await;
-            let caller = request.extensions().get::<Caller>().cloned();
-            let answer = match known {
-                Ok(()) => inner.call(request).await,
+            let answer = match known(&app, &config, listener, &head, &mut caller).await {
+                Ok(()) => {
+                    head.extensions.insert(caller.clone());
+                    inner.call(Request::from_parts(head, body)).await
+                }
                 Err(problem) => Err(problem),
             };
-            if let (Some(caller), Err(problem)) = (&caller, &answer) {
-                audit::refused(caller, route, problem);
+            if let Err(problem) = &answer {
+                audit::refused(&caller, route, problem);
             }
             match answer {
                 Ok(mut response) => {
@@ -125,27 +130,25 @@ where
 }
 
 /// The questions about where a request comes from. Returns the origin that its answer is open to.
-fn admit<B>(
+fn admit(
     config: &Config,
     listener: Listener,
-    request: &mut Request<B>,
+    head: &Parts,
+    caller: &mut Caller,
 ) -> Result<Option<HeaderValue>, Problem> {
-    let (uri, headers) = (request.uri(), request.headers());
-    let local = !is_proxied(headers) && host(uri, headers).is_some_and(is_loopback);
-    let health = uri.path() == "/health" || uri.path().starts_with("/health/");
+    let (uri, headers) = (&head.uri, &head.headers);
+    if listener == Listener::Public && !is_health(uri.path()) {
+        served(config, caller.address)?;
+    }
     let policy = Policy {
         development: config.development(),
         origins: &config.cors.origins,
     };
-    let caller = request.extensions().get::<Caller>();
-    let address = caller.map(|caller| caller.address);
-    if let Some(address) = address.filter(|_| listener == Listener::Public && !health) {
-        served(config, address)?;
-    }
-    let open = policy.check(request.method(), uri, headers)?;
-    if let Some(caller) = request.extensions_mut().get_mut::<Caller>() {
-        caller.local = local && caller.address.is_loopback();
-    }
+    let open = policy.check(&head.method, uri, headers)?;
+    // A name that leads here may be a stranger's (DNS rebinding), and a proxy may speak for anybody.
+    caller.local = caller.peer.ip().to_canonical().is_loopback()
+        && !is_proxied(headers)
+        && host(uri, headers).is_some_and(is_loopback);
     Ok(open)
 }
 
@@ -161,29 +164,76 @@ fn served(config: &Config, address: IpAddr) -> Result<(), Problem> {
 }
 
 /// The questions about who sends a request, and how often.
-async fn known<B>(
-    app: &Arc<App>,
+async fn known(
+    app: &App,
     config: &Config,
     listener: Listener,
-    request: &mut Request<B>,
+    head: &Parts,
+    caller: &mut Caller,
 ) -> Result<(), Problem> {
-    let (method, path) = (request.method(), request.uri().path());
-    let Some(caller) = request.extensions().get::<Caller>() else {
+    let (method, path) = (&head.method, head.uri.path());
+    let development = config.development();
+    if listener == Listener::Public && !development {
+        often(app, config, caller, method, path)?;
+    }
+    // In development mode everybody is served alike, and nobody's stray cookie matters; operators may have a token anyway.
+    let asks = match listener {
+        Listener::Public => !development && method != Method::OPTIONS && !is_health(path),
+        Listener::Admin => admin::is_guarded(path),
+    };
+    if !asks {
+        return Ok(());
+    }
+    let Some(identity) = auth::identify(app, config, head, caller).await? else {
         return Ok(());
     };
-    if listener == Listener::Public && !config.development() {
-        let key = Key::address(caller.address);
-        match (path, method) {
-            ("/events", &Method::GET) => {
-                let rate = config.limits.rate.connect;
-                rate::admit(&app.rates.connect, key, rate, "limits.rate.connect")?;
-            }
-            ("/publish", &Method::POST) => {
-                let rate = config.limits.rate.publish;
-                rate::admit(&app.rates.publish, key, rate, "limits.rate.publish")?;
-            }
-            _ => {}
-        }
+    let key = app.rates.subject(identity.caller());
+    let has_subject = identity.subject().is_some();
+    caller.identity = identity;
+    let rates = &config.limits.rate;
+    match (path, method) {
+        ("/events", &Method::GET) if has_subject => rate::admit(
+            &app.rates.connect_per_subject,
+            key,
+            rates.connect_per_subject,
+            "limits.rate.connect_per_subject",
+        ),
+        ("/publish", &Method::POST) if has_subject => rate::admit(
+            &app.rates.publish_per_subject,
+            key,
+            rates.publish_per_subject,
+            "limits.rate.publish_per_subject",
+        ),
+        _ => Ok(()),
     }
-    Ok(())
+}
+
+/// Refuses an address that comes too often.
+fn often(
+    app: &App,
+    config: &Config,
+    caller: &Caller,
+    method: &Method,
+    path: &str,
+) -> Result<(), Problem> {
+    let (rates, key) = (&config.limits.rate, Key::address(caller.address));
+    match (path, method) {
+        ("/events", &Method::GET) => rate::admit(
+            &app.rates.connect,
+            key,
+            rates.connect,
+            "limits.rate.connect",
+        ),
+        ("/publish", &Method::POST) => rate::admit(
+            &app.rates.publish,
+            key,
+            rates.publish,
+            "limits.rate.publish",
+        ),
+        _ => Ok(()),
+    }
+}
+
+fn is_health(path: &str) -> bool {
+    path == "/health" || path.starts_with("/health/")
 }

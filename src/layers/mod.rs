@@ -1,6 +1,7 @@
 //! What stands between a connection and the routes, one concern a file.
 
 mod audit;
+mod auth;
 mod client_addr;
 mod gate;
 mod observe;

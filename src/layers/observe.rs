@@ -42,6 +42,8 @@ const REQUEST_ID: &str = "x-request-id";
 pub(crate) struct ObserveLayer {
     app: Arc<App>,
     often: Arc<Often>,
+    /// Whoever has not shown anything yet.
+    anonymous: Arc<Identity>,
 }
 
 /// What is counted thousands of times a second is not looked up each time.
@@ -61,6 +63,7 @@ impl ObserveLayer {
         Self {
             app,
             often: Arc::new(often),
+            anonymous: Arc::new(Identity::anonymous()),
         }
     }
 }
@@ -72,6 +75,7 @@ impl<S> Layer<S> for ObserveLayer {
         Observe {
             app: self.app.clone(),
             often: self.often.clone(),
+            anonymous: self.anonymous.clone(),
             inner,
         }
     }
@@ -82,6 +86,7 @@ impl<S> Layer<S> for ObserveLayer {
 pub(crate) struct Observe<S> {
     app: Arc<App>,
     often: Arc<Often>,
+    anonymous: Arc<Identity>,
     inner: S,
 }
 
@@ -107,6 +112,7 @@ where
         let method = method_name(request.method());
         let route = route_name(request.uri().path());
         let config = app.config();
+        let anonymous = self.anonymous.clone();
         let refusable = (route == "/events").then(|| {
             Refusable::new(
                 config.limits.refuse_as,
@@ -123,7 +129,7 @@ where
             address,
             peer: peer_address,
             local: false,
-            identity: Identity::anonymous(),
+            identity: anonymous.clone(),
             request_id: request_id.clone(),
             kill: peer.and_then(|peer| peer.kill),
         });

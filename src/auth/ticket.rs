@@ -1,0 +1,176 @@
+//! One-time tickets: an identity that this deployment has signed for the next half minute, to be shown in a URL.
+//!
+//! A ticket may be read by whoever holds it, and shown on any replica that shares the key. That it is used once is not told
+//! here: whoever accepts one marks its [`TicketId`] in the store, and refuses what is marked already.
+
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use aws_lc_rs::hmac::{self, HMAC_SHA256};
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use serde::{Deserialize, Serialize};
+
+use super::{Denied, Identity, identity::Source};
+use crate::event::TopicPattern;
+
+/// How long a ticket may be used.
+pub const LIFETIME: Duration = Duration::from_secs(30);
+/// How long a used ticket has to stay marked. Replicas whose clocks differ by less than the rest of it agree.
+pub const MARK: Duration = Duration::from_mins(5);
+/// What is signed begins with it, so that no other use of the key can make a ticket.
+const CONTEXT: &[u8] = b"tidegate ticket 1\0";
+const SIGNATURE_BYTES: usize = 32;
+/// An identity comes from a token of 8 KiB at most, and is written at about its length. What is longer is not looked at.
+const MAX_BYTES: usize = 16 * 1024;
+
+/// What tells one ticket from all others.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct TicketId(String);
+
+impl TicketId {
+    /// 22 letters, digits, `-` and `_`.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for TicketId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Makes tickets and reads them.
+pub struct Tickets(hmac::Key);
+
+impl fmt::Debug for Tickets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// What a ticket holds. Milliseconds since 1970.
+#[derive(Serialize, Deserialize)]
+struct Payload {
+    id: String,
+    until: u64,
+    subject: Option<Arc<str>>,
+    caller: Arc<str>,
+    subscribe: Vec<TopicPattern>,
+    publish: Vec<TopicPattern>,
+    expires: Option<u64>,
+    source: Origin,
+}
+
+/// What an identity rests on, without what would help to guess a secret.
+#[derive(Serialize, Deserialize)]
+enum Origin {
+    Anonymous,
+    Token(Arc<str>),
+    Signed,
+}
+
+impl Tickets {
+    /// All replicas have the same key.
+    pub fn new(key: [u8; 32]) -> Self {
+        Self(hmac::Key::new(HMAC_SHA256, &key))
+    }
+
+    /// A ticket for the next [`LIFETIME`]. It has the identity's rights for topics; the rights of an operator do not travel.
+    pub fn mint(&self, identity: &Identity, now: SystemTime) -> String {
+        let nobody = Identity::anonymous();
+        let identity = match identity.source {
+            Source::Admin(_) => &nobody,
+            _ => identity,
+        };
+        let source = match &identity.source {
+            Source::Anonymous | Source::Admin(_) => Origin::Anonymous,
+            Source::Token { name, .. } => Origin::Token(name.clone()),
+            Source::Key(_) | Source::Jwks | Source::Signed => Origin::Signed,
+        };
+        let payload = Payload {
+            id: URL_SAFE_NO_PAD.encode(rand::random::<[u8; 16]>()),
+            until: millis(now + LIFETIME),
+            subject: identity.subject.clone(),
+            caller: identity.caller.clone(),
+            subscribe: identity.subscribe.to_vec(),
+            publish: identity.publish.to_vec(),
+            expires: identity.expires.map(millis),
+            source,
+        };
+        self.seal(&payload)
+    }
+
+    fn seal(&self, payload: &Payload) -> String {
+        let mut bytes = serde_json::to_vec(payload).expect("names and numbers are JSON");
+        let signature = self.sign(&bytes);
+        bytes.extend_from_slice(signature.as_ref());
+        URL_SAFE_NO_PAD.encode(bytes)
+    }
+
+    fn sign(&self, payload: &[u8]) -> hmac::Tag {
+        hmac::sign(&self.0, &[CONTEXT, payload].concat())
+    }
+
+    /// What a ticket says, if it is one of ours and in its time.
+    ///
+    /// # Errors
+    /// It is no ticket of this deployment, or it, or the token that it was made for, has expired.
+    pub fn read(&self, ticket: &str, now: SystemTime) -> Result<(TicketId, Identity), Denied> {
+        let foreign = || Denied::invalid("the ticket is not one of this gateway");
+        if ticket.len() > MAX_BYTES {
+            return Err(foreign());
+        }
+        let bytes = URL_SAFE_NO_PAD.decode(ticket).map_err(|_| foreign())?;
+        let (payload, signature) = bytes
+            .split_last_chunk::<SIGNATURE_BYTES>()
+            .ok_or_else(foreign)?;
+        let signed = [CONTEXT, payload].concat();
+        hmac::verify(&self.0, &signed, signature).map_err(|_| foreign())?;
+        // A replica of another version may have signed what this one cannot read.
+        let payload: Payload = serde_json::from_slice(payload)
+            .map_err(|_| Denied::invalid("the ticket is of another version of this gateway"))?;
+        let at = |ms| SystemTime::UNIX_EPOCH + Duration::from_millis(ms);
+        let until = at(payload.until);
+        if now >= until {
+            return Err(Denied::Expired(until));
+        }
+        // Its mark would be gone before it is.
+        if until > now + 2 * LIFETIME {
+            return Err(Denied::invalid(
+                "the ticket comes from the future: the clocks of the replicas differ",
+            ));
+        }
+        let expires = payload.expires.map(at);
+        if let Some(expires) = expires
+            && now >= expires
+        {
+            return Err(Denied::Expired(expires));
+        }
+        let identity = Identity {
+            subject: payload.subject,
+            caller: payload.caller,
+            subscribe: payload.subscribe.into(),
+            publish: payload.publish.into(),
+            admin: false,
+            expires,
+            source: match payload.source {
+                Origin::Anonymous => Source::Anonymous,
+                Origin::Token(name) => Source::Token { name, print: None },
+                Origin::Signed => Source::Signed,
+            },
+        };
+        Ok((TicketId(payload.id), identity))
+    }
+}
+
+/// Times that are told here lie between 1970 and the year 10000.
+fn millis(moment: SystemTime) -> u64 {
+    let since = moment
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
