@@ -19,6 +19,7 @@
 pub mod contract;
 #[doc(hidden)]
 pub mod faulty;
+mod letters;
 mod mailbox;
 pub mod memory;
 pub mod redis;
@@ -29,6 +30,7 @@ use std::{sync::Arc, time::Duration};
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
+pub use letters::{AskError, Letters, PATIENCE};
 pub use mailbox::{LETTER_BYTES, Mailbox};
 pub use replica::ReplicaReport;
 
