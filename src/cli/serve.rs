@@ -72,6 +72,7 @@ async fn serve(config: Config, logs: &Logs) -> anyhow::Result<()> {
         signal(SignalKind::interrupt())?,
     );
     let aside = signal(SignalKind::user_defined1())?;
+    let traces = telemetry::traces::start(&config.traces)?;
     let public = server::bind(config.server.listen, config.stream.write_timeout)
         .with_context(|| format!("server.listen {}", config.server.listen))?;
     let admin = server::bind(config.admin.listen, config.stream.write_timeout)
@@ -96,6 +97,9 @@ async fn serve(config: Config, logs: &Logs) -> anyhow::Result<()> {
         TaskTracker::new(),
         CancellationToken::new(),
     );
+    if let Some(traces) = traces {
+        background.spawn(traces.run(stop.clone()));
+    }
     background.spawn(until(stop.clone(), reopen(aside, logs.handle())));
     background.spawn(until(stop.clone(), app.alarms.clone().run()));
     background.spawn(until(stop.clone(), server::watch(app.clone())));

@@ -27,6 +27,7 @@ use crate::{
     config::Right,
     event::{EventId, PublishItem},
     store::{Append, Appended, IdempotencyKey, StoreError},
+    telemetry::traces,
 };
 
 /// What the body is.
@@ -283,6 +284,7 @@ pub(super) async fn store(
         answers.push(item.map(|append| batch.push(append)));
     }
     let count = batch.len();
+    let traced = traces::storing(count, || app.hub.now_us());
     let stored =
         match tokio::time::timeout(app.config().publish.timeout, app.hub.store().append(batch))
             .await
@@ -301,6 +303,11 @@ pub(super) async fn store(
     }
     app.metrics.published.inc_by(events);
     app.metrics.published_bytes.inc_by(sum);
+    if let Some(traced) = traced {
+        let stored = stored.iter().flatten();
+        let fresh = stored.clone().filter(|appended| !appended.duplicate);
+        traced.stored(fresh.map(|appended| appended.id).max(), stored.count());
+    }
     let mut stored = stored.into_iter();
     answers
         .into_iter()

@@ -21,7 +21,7 @@ use crate::{
     event::{ControlFrame, Envelope, EventId, Frame, Topic},
     hub::{Opening, Read, Subscriber},
     log::{Budget, Gap, Replay},
-    telemetry::CloseReason,
+    telemetry::{CloseReason, traces},
 };
 
 /// What goes out in one go: enough to fill a socket's buffer.
@@ -229,6 +229,7 @@ impl EventStream {
                 let waited = self.app.hub.now_us().saturating_sub(first.arrived_us());
                 self.app.metrics.latency.observe_us(waited);
             }
+            traces::wrote(frames);
         }
         self.scope.wrote(frames.len() as u64, bytes as u64);
         self.written();

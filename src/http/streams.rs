@@ -254,7 +254,7 @@ impl Place {
             reason: CloseReason::Gone,
             events: 0,
             bytes: 0,
-            behind: false,
+            behind: None,
         }
     }
 }
@@ -299,7 +299,8 @@ pub struct StreamScope {
     reason: CloseReason,
     events: u64,
     bytes: u64,
-    behind: bool,
+    /// Since when the reader's socket has not taken everything.
+    behind: Option<Instant>,
 }
 
 impl StreamScope {
@@ -336,8 +337,8 @@ impl StreamScope {
 
     /// Whether the reader's socket takes nothing at the moment.
     pub fn behind(&mut self, behind: bool) {
-        if self.behind != behind {
-            self.behind = behind;
+        if self.behind.is_some() != behind {
+            self.behind = behind.then(Instant::now);
             let lagging = &self.metrics().lagging;
             if behind {
                 lagging.inc()
@@ -350,6 +351,7 @@ impl StreamScope {
 
 impl Drop for StreamScope {
     fn drop(&mut self) {
+        let lag = self.behind.map(|since| since.elapsed());
         self.behind(false);
         if self.reason == CloseReason::Gone {
             // Killed before it could say so itself.
@@ -367,6 +369,7 @@ impl Drop for StreamScope {
             duration_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             events = self.events,
             bytes = self.bytes,
+            lag_ms = lag.map_or(0, |lag| u64::try_from(lag.as_millis()).unwrap_or(u64::MAX)),
             reason = self.reason.as_str(),
             "stream ended"
         );

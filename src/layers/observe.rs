@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     auth::Identity,
-    config::Config,
+    config::{Config, Secret},
     http::{
         Caller, Refusable,
         app::App,
@@ -31,7 +31,11 @@ use crate::{
         route_name,
         server::{HEADER_BYTES, Peer, URL_BYTES},
     },
-    telemetry::metrics::RequestLabels,
+    telemetry::{
+        metrics::RequestLabels,
+        shown_path,
+        traces::{RequestEnd, RequestTrace},
+    },
 };
 
 /// The header that carries the id of a request, both ways.
@@ -113,6 +117,8 @@ where
         let route = route_name(request.uri().path());
         let config = app.config();
         let anonymous = self.anonymous.clone();
+        let trace = RequestTrace::begin(request.headers(), span_name(method, route));
+        let path = (route == "other").then(|| shown(&config, request.uri().path()));
         let refusable = (route == "/events").then(|| {
             Refusable::new(
                 config.limits.refuse_as,
@@ -139,7 +145,7 @@ where
         };
         Box::pin(async move {
             let answer = match answer {
-                Ok(answer) => answer.await,
+                Ok(answer) => trace.scope(answer).await,
                 Err(problem) => Err(problem),
             };
             let code = answer.as_ref().err().map(|problem| problem.code.as_str());
@@ -167,7 +173,14 @@ where
                 None => app.metrics.requests(&labels).observe(elapsed.as_secs_f64()),
             }
             let duration_us = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
-            tracing::info!(target: "access", request_id = &*request_id, %address, method, route, status, duration_us, code, "request");
+            tracing::info!(target: "access", request_id = &*request_id, %address, method, route, path, status, duration_us, code, trace_id = trace.id(), "request");
+            trace.end(&RequestEnd {
+                method,
+                route,
+                status,
+                code,
+                request_id: &request_id,
+            });
             Ok(response)
         })
     }
@@ -185,6 +198,29 @@ fn client(config: &Config, peer: SocketAddr, headers: &HeaderMap) -> IpAddr {
         tracing::warn!(%peer, header, "a forwarding header came from an address that is not in server.trusted_proxies: it is ignored, now and from here on");
     }
     address
+}
+
+/// Requests of these routes are worth a span.
+fn span_name(method: &str, route: &str) -> Option<&'static str> {
+    match (method, route) {
+        ("POST", "/publish") => Some("POST /publish"),
+        ("GET", "/events") => Some("GET /events"),
+        _ => None,
+    }
+}
+
+/// The path of a request for which there is no route, without what could be a credential.
+fn shown(config: &Config, path: &str) -> String {
+    let admin = config.admin.token.iter();
+    let tokens = config.auth.tokens.iter().map(|token| &token.token);
+    let secrets = admin.chain(tokens).chain(&config.auth.jwt.secret);
+    let secrets: Vec<&str> = secrets
+        .map(Secret::expose)
+        .filter(|secret| !secret.is_empty())
+        .collect();
+    shown_path(path, |part| {
+        secrets.iter().any(|secret| part.contains(secret))
+    })
 }
 
 /// The id that the client or a proxy gave the request, if it is fit for a log line.

@@ -281,6 +281,7 @@ impl Metrics {
         let mut now = Registry::default();
         snapshot.register(now.sub_registry_with_prefix("tidegate"));
         Dropped::read().register(now.sub_registry_with_prefix("tidegate"));
+        super::traces::register(now.sub_registry_with_prefix("tidegate"));
         ProcessStats::read().register(now.sub_registry_with_prefix("process"));
         prometheus_client::encoding::text::encode_registry(&mut text, &now)?;
         prometheus_client::encoding::text::encode_eof(&mut text)?;
