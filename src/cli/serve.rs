@@ -104,6 +104,7 @@ async fn serve(config: Config, logs: &Logs) -> anyhow::Result<()> {
     background.spawn(until(stop.clone(), app.alarms.clone().run()));
     background.spawn(until(stop.clone(), server::watch(app.clone())));
     background.spawn(until(stop.clone(), app.clone().look_after()));
+    background.spawn(until(stop.clone(), app.clone().answer_letters()));
     background.spawn(until(stop.clone(), app.clone().watch_certificate()));
     app.listens(public.local_addr()?);
     background.spawn(until(stop.clone(), announce(app.clone())));

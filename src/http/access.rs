@@ -2,23 +2,23 @@
 
 use std::time::SystemTime;
 
-use super::{
-    Caller,
-    problem::{Code, Problem},
+use super::problem::{Code, Problem};
+use crate::{
+    auth::{Auth, Identity},
+    config::Right,
+    event::Topic,
 };
-use crate::{auth::Auth, config::Right, event::Topic};
 
 /// Refuses a caller who may not do this with every one of the topics.
 pub(crate) fn allowed(
     auth: &Auth,
-    caller: &Caller,
+    identity: &Identity,
     right: Right,
     topics: &[Topic],
 ) -> Result<(), Problem> {
     if auth.anybody_may(right) {
         return Ok(());
     }
-    let identity = &caller.identity;
     if !identity.is_known() {
         return Err(credentials_needed(right));
     }

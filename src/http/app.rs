@@ -13,13 +13,13 @@ use arc_swap::ArcSwap;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{alarm::Alarms, problem::Code, streams::Streams, tls::Tls};
+use super::{alarm::Alarms, orders, problem::Code, streams::Streams, tls::Tls};
 use crate::{
     auth::{Auth, AuthError, Tickets},
     config::Config,
     hub::Hub,
     layers::rate::Rates,
-    store::{ReplicaReport, StoreError},
+    store::{Letters, ReplicaReport, StoreError},
     telemetry::{Metrics, ProcessStats, metrics::Snapshot},
 };
 
@@ -43,6 +43,8 @@ pub struct App {
     auth: ArcSwap<Auth>,
     /// Makes and reads tickets, as soon as the store has told the secret of the deployment.
     tickets: OnceLock<Tickets>,
+    /// What replicas ask each other.
+    pub(crate) letters: Letters,
     /// How often callers come.
     pub(crate) rates: Rates,
     /// When this process began to serve.
@@ -91,6 +93,7 @@ impl App {
             }
         }
         let replica = format!("{:08x}", rand::random::<u32>());
+        let letters = Letters::new(hub.store().clone(), &replica);
         Ok(Arc::new(Self {
             streams: Arc::new(Streams::new(replica.clone(), metrics.clone())),
             config: ArcSwap::from_pointee(config),
@@ -101,6 +104,7 @@ impl App {
             closing: CancellationToken::new(),
             auth: ArcSwap::from_pointee(auth),
             tickets: OnceLock::new(),
+            letters,
             rates: Rates::default(),
             started: Instant::now(),
             started_at: SystemTime::now(),
@@ -153,6 +157,13 @@ impl App {
                 self.rates.tidy();
             }
         }
+    }
+
+    /// Answers what other replicas ask. Never returns while the store is there.
+    pub async fn answer_letters(self: Arc<Self>) {
+        let app = self.clone();
+        let answer = move |question: String| orders::answer(&app, &question);
+        self.letters.serve(answer).await;
     }
 
     /// How far the shutdown has come.

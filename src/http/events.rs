@@ -39,7 +39,12 @@ pub(super) async fn get(
     let options = query.stream_options(topics.as_slice().len())?;
     query.refuse()?;
     let (start, from_header) = query.start(headers)?;
-    allowed(&app.auth(), caller, Right::Subscribe, topics.as_slice())?;
+    allowed(
+        &app.auth(),
+        &caller.identity,
+        Right::Subscribe,
+        topics.as_slice(),
+    )?;
     if app.mode() == Mode::Draining {
         return Err(Problem::new(
             Code::Draining,

@@ -22,6 +22,7 @@ mod handshake;
 pub(crate) mod health;
 mod malformed;
 mod ndjson;
+pub(crate) mod orders;
 mod patience;
 pub mod problem;
 mod publish;

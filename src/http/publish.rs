@@ -80,7 +80,7 @@ pub(super) async fn post(
         .get("idempotency-key")
         .map(|key| key_of(key.as_bytes()))
         .transpose()?;
-    allowed(&app.auth(), caller, Right::Publish, &[])?;
+    allowed(&app.auth(), &caller.identity, Right::Publish, &[])?;
     match form {
         Form::Lines => ndjson::post(app, &query, key, body, caller).await,
         Form::Data => {
@@ -242,7 +242,7 @@ pub(super) fn append(
 ) -> Result<Append, Problem> {
     let topic = item.topic.ok_or_else(|| Problem::new(Code::TopicMissing, "name the topic to publish to: {\"topic\":\"…\"}, or ?topic=… where the body is the data"))?;
     let one = std::slice::from_ref(&topic);
-    allowed(&app.auth(), caller, Right::Publish, one)?;
+    allowed(&app.auth(), &caller.identity, Right::Publish, one)?;
     let limit = app.config().limits.event_bytes.bytes();
     let bytes = item.data.as_ref().map_or(0, |data| data.len());
     if bytes > limit {

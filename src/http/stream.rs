@@ -210,7 +210,7 @@ impl EventStream {
         self.phase = Phase::Over;
         match reason {
             CloseReason::Drain => Some(self.farewell()),
-            CloseReason::AuthExpired => self.checkpoint(),
+            CloseReason::AuthExpired | CloseReason::Admin => self.checkpoint(),
             _ => None,
         }
     }
