@@ -3,14 +3,14 @@
 //! A topic is a log, a connection is a cursor into it. The rooms, each importing only what stands below it:
 //!
 //! - [`cli`]: the commands of the binary
-//! - [`http`], with its `layers` and `admin` routes: the only place that knows HTTP
+//! - [`http`], with its `layers` and `admin` routes, and [`auth`]: the only place that knows HTTP
 //! - [`hub`]: topics in memory and who follows them
 //! - [`store`]: the whole log, as far as retention keeps it
 //! - [`log`], [`event`]: the rules and the formats, pure
 //! - [`config`], [`telemetry`]: serve all but the pure ones
 
 mod admin;
-mod auth;
+pub mod auth;
 pub mod cli;
 pub mod config;
 pub mod event;

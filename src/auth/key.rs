@@ -21,7 +21,7 @@ pub(super) const MIN_SECRET_BYTES: usize = 32;
 #[derive(Clone)]
 pub(super) struct Key {
     algorithm: Algorithm,
-    key: DecodingKey,
+    verifier: DecodingKey,
     /// What it is called in a set of keys.
     id: Option<Box<str>>,
     source: Source,
@@ -160,10 +160,10 @@ impl Key {
         })
     }
 
-    fn new(algorithm: Algorithm, key: DecodingKey, source: Source) -> Self {
+    fn new(algorithm: Algorithm, verifier: DecodingKey, source: Source) -> Self {
         Self {
             algorithm,
-            key,
+            verifier,
             id: None,
             source,
         }
@@ -184,8 +184,13 @@ impl Key {
 
     /// Whether this key's owner has signed the message.
     pub(super) fn has_signed(&self, message: &str, signature: &str) -> bool {
-        jsonwebtoken::crypto::verify(signature, message.as_bytes(), &self.key, self.algorithm)
-            .unwrap_or(false)
+        jsonwebtoken::crypto::verify(
+            signature,
+            message.as_bytes(),
+            &self.verifier,
+            self.algorithm,
+        )
+        .unwrap_or(false)
     }
 }
 
