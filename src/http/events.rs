@@ -77,9 +77,9 @@ pub(super) async fn get(
                 peer: caller.peer,
                 address: caller.address,
                 request_id: caller.request_id.clone(),
-                identity: caller.identity.clone(),
                 topics: topics.as_slice().into(),
             },
+            caller.identity.clone(),
             caller.kill.clone(),
         );
         *response.body_mut() = Body::Stream(Box::new(EventStream::new(

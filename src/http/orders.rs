@@ -117,20 +117,20 @@ async fn obey(app: &Arc<App>, connection: &str, order: Order) -> Result<(), Prob
             let (_, identity) = tickets
                 .read(&ticket, SystemTime::now())
                 .map_err(|denied| Problem::new(Code::Unauthorized, denied.to_string()))?;
-            renew(app, connection, &identity)
+            renew(app, connection, identity)
         }
     }
 }
 
-fn renew(app: &App, connection: &str, identity: &Identity) -> Result<(), Problem> {
+fn renew(app: &App, connection: &str, identity: Identity) -> Result<(), Problem> {
     let handle = app.streams.find(connection).ok_or_else(not_open)?;
     let request = &handle.request;
-    if !Identity::same_subject(&request.identity, identity) {
+    if !Identity::same_subject(&handle.identity(), &identity) {
         let detail = "the stream belongs to another subject than this token";
         return Err(access::forbidden(detail.into()));
     }
-    access::allowed(&app.auth(), identity, Right::Subscribe, &request.topics)?;
-    app.streams.renew(&handle, identity.expires());
+    access::allowed(&app.auth(), &identity, Right::Subscribe, &request.topics)?;
+    app.streams.renew(&handle, Arc::new(identity));
     Ok(())
 }
 

@@ -48,6 +48,8 @@ pub struct StreamHandle {
     pub polled_at: AtomicU64,
     /// When its token ends, in Unix milliseconds; zero: never.
     expires_ms: AtomicU64,
+    /// What whoever asked has proved to be; a renewal puts another one in its place.
+    identity: Mutex<Arc<Identity>>,
     /// Ends the connection of a body that is not asked any more.
     pub kill: Option<CancellationToken>,
     /// Written by us, so that we see for ourselves whether it is stuck.
@@ -66,6 +68,11 @@ impl StreamHandle {
     /// When its token ends, in Unix milliseconds.
     pub fn expires_ms(&self) -> Option<u64> {
         Some(self.expires_ms.load(Ordering::Acquire)).filter(|ms| *ms > 0)
+    }
+
+    /// What whoever asked has proved to be.
+    pub(crate) fn identity(&self) -> Arc<Identity> {
+        self.identity.lock().clone()
     }
 
     /// Where the stream is woken.
@@ -154,8 +161,10 @@ impl Streams {
     }
 
     /// Gives a stream another end: its token was renewed.
-    pub(crate) fn renew(&self, handle: &StreamHandle, expires: Option<SystemTime>) {
-        handle.expires_ms.store(unix_ms(expires), Ordering::Release);
+    pub(crate) fn renew(&self, handle: &StreamHandle, identity: Arc<Identity>) {
+        let expires = unix_ms(identity.expires());
+        *handle.identity.lock() = identity;
+        handle.expires_ms.store(expires, Ordering::Release);
         self.alert(handle);
     }
 
@@ -231,11 +240,17 @@ pub struct Place {
 
 impl Place {
     /// The stream begins.
-    pub fn begin(self, request: StreamRequest, kill: Option<CancellationToken>) -> StreamScope {
+    pub(crate) fn begin(
+        self,
+        request: StreamRequest,
+        identity: Arc<Identity>,
+        kill: Option<CancellationToken>,
+    ) -> StreamScope {
         let streams = &self.streams;
         let number = streams.next.fetch_add(1, Ordering::Relaxed);
         let handle = Arc::new(StreamHandle {
-            expires_ms: AtomicU64::new(unix_ms(request.identity.expires())),
+            expires_ms: AtomicU64::new(unix_ms(identity.expires())),
+            identity: Mutex::new(identity),
             request,
             number,
             close: AtomicU8::new(0),
@@ -284,8 +299,6 @@ pub struct StreamRequest {
     pub address: IpAddr,
     /// The id of the request.
     pub request_id: Arc<str>,
-    /// What they proved to be.
-    pub(crate) identity: Arc<Identity>,
     /// What they follow.
     pub(crate) topics: SmallVec<[Topic; 1]>,
 }
