@@ -78,7 +78,8 @@ mod tests {
 
     fn wrapped(tag: u8, content: &[u8]) -> Vec<u8> {
         let mut der = vec![tag, 0x82];
-        der.extend(u16::try_from(content.len()).unwrap().to_be_bytes());
+        let length = u16::try_from(content.len()).expect("short");
+        der.extend(length.to_be_bytes());
         der.extend(content);
         der
     }

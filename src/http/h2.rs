@@ -42,7 +42,7 @@ const SEND_BUFFER: usize = 64 * 1024;
 
 /// How long a peer may take nothing before its connection is given up: later than a stream is found to be stuck.
 pub(super) fn patience(config: &Config) -> Duration {
-    stuck_after(config) + Duration::from_secs(5)
+    stuck_after(config) * 3 / 2
 }
 
 /// After which time without being asked for more the body of a stream is stuck: one that is not is asked at least at each

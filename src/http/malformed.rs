@@ -35,7 +35,7 @@ pub(super) fn refusal(app: &App, address: SocketAddr, problem: &Problem) -> Vec<
     let status = problem.code.status();
     let request_id = format!("{:016x}", rand::random::<u64>());
     let body = problem.json(Some(&request_id));
-    tracing::info!(target: "access", request_id, %address, status = status.as_u16(), code = problem.code.as_str(), "request");
+    tracing::info!(target: "access", request_id, address = %address.ip().to_canonical(), status = status.as_u16(), code = problem.code.as_str(), "request");
     format!(
         "HTTP/1.1 {status}\r\ncontent-type: application/problem+json\r\ncache-control: no-store\r\nconnection: close\r\nx-request-id: {request_id}\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()

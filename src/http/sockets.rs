@@ -8,7 +8,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -28,6 +28,8 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// A connection that is not a stream yet.
 struct Candidate {
+    /// Connections of one moment are told apart by when they were accepted.
+    number: u64,
     activity: Arc<Activity>,
     kill: CancellationToken,
 }
@@ -37,6 +39,7 @@ pub(super) struct Sockets {
     app: Arc<App>,
     room: usize,
     count: AtomicUsize,
+    accepted: AtomicU64,
     candidates: Mutex<Slab<Candidate>>,
     freed: Notify,
 }
@@ -54,6 +57,7 @@ impl Sockets {
             app,
             room: room.max(1),
             count: AtomicUsize::new(0),
+            accepted: AtomicU64::new(0),
             candidates: Mutex::default(),
             freed: Notify::new(),
         })
@@ -67,7 +71,11 @@ impl Sockets {
     ) -> CountedConnection {
         self.app.metrics.tcp_connections.inc();
         self.count.fetch_add(1, Ordering::AcqRel);
-        let key = self.candidates.lock().insert(Candidate { activity, kill });
+        let key = self.candidates.lock().insert(Candidate {
+            number: self.accepted.fetch_add(1, Ordering::Relaxed),
+            activity,
+            kill,
+        });
         CountedConnection {
             sockets: self.clone(),
             key: Some(key),
@@ -88,13 +96,14 @@ impl Sockets {
 
     /// Closes the connections that have waited longest: a few at once, because finding them means looking at all.
     fn close_oldest(&self) {
-        let mut waiting: Vec<(u64, CancellationToken)> = self
+        let mut waiting: Vec<((u64, u64), CancellationToken)> = self
             .candidates
             .lock()
             .iter()
             .filter(|(_, candidate)| !candidate.kill.is_cancelled())
             .filter_map(|(_, candidate)| {
-                Some((candidate.activity.waits_since()?, candidate.kill.clone()))
+                let since = candidate.activity.waits_since()?;
+                Some(((since, candidate.number), candidate.kill.clone()))
             })
             .collect();
         let some = (self.room / 64).max(1).min(waiting.len());

@@ -1,7 +1,7 @@
 //! TLS of the public listener: certificate and key, and how they are exchanged while connections go on.
 //!
 //! What is used is read at each accept, so a new certificate is that of the next connection, and open streams keep theirs.
-//! Files are looked at every two seconds: watching for changes misses how cert-manager and ConfigMaps swap links. A renewal
+//! Files are looked at every two seconds: watching for changes misses how cert-manager and `ConfigMap` volumes swap links. A renewal
 //! may write the key and the certificate one after the other; a pair that does not fit yet is tried again, and the old one
 //! stays until then.
 
@@ -35,7 +35,7 @@ use crate::{
 /// How often the files are looked at.
 const LOOK: Duration = Duration::from_secs(2);
 /// How long before its end a certificate is worth a warning.
-const SOON: Duration = Duration::from_hours(7 * 24);
+const SOON: Duration = Duration::from_hours(3 * 24);
 
 /// Why certificate and key cannot be used.
 #[derive(Debug, thiserror::Error)]

@@ -131,6 +131,7 @@ pub(crate) struct Settings {
     environment: Vec<(String, String)>,
     files: Vec<(String, String)>,
     input: Option<String>,
+    files_limit: Option<u32>,
 }
 
 impl Settings {
@@ -141,7 +142,14 @@ impl Settings {
             environment: Vec::new(),
             files: Vec::new(),
             input: None,
+            files_limit: None,
         }
+    }
+
+    /// Lets the process open so many files, and no more.
+    pub(crate) fn open_files(mut self, limit: u32) -> Self {
+        self.files_limit = Some(limit);
+        self
     }
 
     /// Sets `key` (as `stream.keepalive`) by its name in the environment.
@@ -188,7 +196,13 @@ impl Settings {
         for (name, text) in &self.files {
             std::fs::write(home.path().join(name), text).unwrap();
         }
-        let mut child = Command::new(env!("CARGO_BIN_EXE_tidegate"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+        if let Some(limit) = self.files_limit {
+            command = Command::new("sh");
+            let script = format!("ulimit -n {limit}; exec \"$0\" \"$@\"");
+            command.args(["-c", &script, env!("CARGO_BIN_EXE_tidegate")]);
+        }
+        let mut child = command
             .args(&self.arguments)
             .env_clear()
             .envs(self.environment)

@@ -4,7 +4,7 @@ use std::{fmt, net::SocketAddr};
 
 use serde_json::Value;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpSocket, TcpStream},
 };
 
@@ -211,9 +211,13 @@ impl Response {
     }
 }
 
-/// A TCP connection.
+/// What bytes go through.
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// A TCP connection, with TLS around it or without.
 pub(crate) struct Connection {
-    stream: TcpStream,
+    stream: Box<dyn Stream>,
     address: SocketAddr,
     buffer: Vec<u8>,
 }
@@ -225,8 +229,13 @@ impl Connection {
         let stream = within(format!("{address} to accept"), connecting).await;
         let stream = stream.unwrap();
         stream.set_nodelay(true).unwrap();
+        Self::over(stream, address)
+    }
+
+    /// Goes through what is there already.
+    pub(crate) fn over(stream: impl Stream + 'static, address: SocketAddr) -> Self {
         Self {
-            stream,
+            stream: Box::new(stream),
             address,
             buffer: Vec::new(),
         }
@@ -234,15 +243,7 @@ impl Connection {
 
     /// Connects with a receive buffer that is full after a few kilobytes.
     pub(crate) async fn open_narrow(address: SocketAddr) -> Self {
-        let socket = TcpSocket::new_v4().unwrap();
-        socket.set_recv_buffer_size(4_096).unwrap();
-        let connecting = socket.connect(address);
-        let stream = within(format!("{address} to accept"), connecting).await;
-        Self {
-            stream: stream.unwrap(),
-            address,
-            buffer: Vec::new(),
-        }
+        Self::over(narrow(address).await, address)
     }
 
     /// Sends bytes as they are.
@@ -257,6 +258,14 @@ impl Connection {
             self.stream.write_all(bytes.as_ref()),
         )
         .await
+    }
+
+    /// The same, however long it takes.
+    pub(crate) async fn try_send_patiently(
+        &mut self,
+        bytes: impl AsRef<[u8]>,
+    ) -> std::io::Result<()> {
+        self.stream.write_all(bytes.as_ref()).await
     }
 
     /// Says that nothing more will be sent.
@@ -274,6 +283,21 @@ impl Connection {
         let count = self.stream.read(&mut piece).await.unwrap_or(0);
         piece.truncate(count);
         piece
+    }
+
+    /// How it ended: whether the other side has said that nothing more comes, or just went away.
+    pub(crate) async fn ends_cleanly(&mut self) -> bool {
+        let mut piece = vec![0; 1024];
+        within("the end", async {
+            loop {
+                match self.stream.read(&mut piece).await {
+                    Ok(0) => return true,
+                    Ok(_) => {}
+                    Err(_) => return false,
+                }
+            }
+        })
+        .await
     }
 
     /// Everything that comes until the other side closes.
@@ -377,6 +401,15 @@ impl Connection {
         }
         self.response().await
     }
+}
+
+/// A socket with little room for what is not read.
+pub(super) async fn narrow(address: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4_096).unwrap();
+    let connecting = socket.connect(address);
+    let stream = within(format!("{address} to accept"), connecting).await;
+    stream.unwrap()
 }
 
 /// Reads the chunks of HTTP/1.1, and panics on what is not exactly one.

@@ -9,6 +9,7 @@ mod h2_client;
 mod http;
 mod redis_server;
 mod sse_client;
+mod tls_client;
 
 use std::{fmt::Display, time::Duration};
 
@@ -21,6 +22,7 @@ pub(crate) use h2_client::H2Client;
 pub(crate) use http::{Chunks, Connection, Request, Response};
 pub(crate) use redis_server::{Fsync, RedisConnection, RedisServer, Value};
 pub(crate) use sse_client::{Published, Subscriber, Subscription};
+pub(crate) use tls_client::{Authority, Pair, TlsClient};
 
 /// How long anything may take that should come at once.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
