@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use futures_util::{FutureExt, future::BoxFuture};
 use tidegate::store::{
     Store,
-    contract::{Home, Opened},
+    contract::{Home, Opened, everything},
     memory::MemoryConfig,
     redis::{RedisConfig, RedisStore, RedisTls},
 };
@@ -27,33 +27,28 @@ impl Home for RedisHome {
             let server: Arc<RedisServer> = match before {
                 Some(place) => {
                     let server = place.downcast::<RedisServer>().unwrap();
-                    flush(server.clone()).await;
+                    command(server.clone(), &["FLUSHALL"]).await;
                     server
                 }
                 None => start().await,
             };
-            let store = RedisStore::start(RedisConfig {
-                url: server.url().parse().unwrap(),
-                prefix: "contract".into(),
-                tls: RedisTls::default(),
-                wait_replicas: 0,
-                timeout: Duration::from_secs(5),
-                backlog_bytes: 64 * 1024 * 1024,
-                retention: config.retention,
-                event_bytes: 65_536,
-                idempotency_window: config.idempotency_window,
-            });
-            let store = store.unwrap();
-            while store.away() || store.position(&[]).await.is_err() {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
+            let store = connect(&server, config).await;
             Opened {
-                store: Arc::new(store),
+                store,
                 clock: None,
                 place: Some(server),
             }
         }
         .boxed()
+    }
+
+    fn replica<'a>(&'a self, opened: &'a Opened) -> BoxFuture<'a, Arc<dyn Store>> {
+        async move { connect(&opened.place::<RedisServer>(), everything()).await }.boxed()
+    }
+
+    fn cut<'a>(&'a self, opened: &'a Opened) -> BoxFuture<'a, ()> {
+        let kill = &["CLIENT", "KILL", "TYPE", "pubsub"];
+        command(opened.place::<RedisServer>(), kill).boxed()
     }
 
     /// Whole nodes of a stream are trimmed.
@@ -77,11 +72,31 @@ async fn start() -> Arc<RedisServer> {
     Arc::new(started.await.unwrap())
 }
 
-async fn flush(server: Arc<RedisServer>) {
-    let flushed = spawn_blocking(move || {
-        Handle::current().block_on(server.command(&["FLUSHALL"]));
+async fn command(server: Arc<RedisServer>, words: &'static [&'static str]) {
+    let sent = spawn_blocking(move || {
+        Handle::current().block_on(server.command(words));
     });
-    flushed.await.unwrap();
+    sent.await.unwrap();
+}
+
+/// A store of one replica, once it is of use.
+async fn connect(server: &RedisServer, config: MemoryConfig) -> Arc<dyn Store> {
+    let store = RedisStore::start(RedisConfig {
+        url: server.url().parse().unwrap(),
+        prefix: "contract".into(),
+        tls: RedisTls::default(),
+        wait_replicas: 0,
+        timeout: Duration::from_secs(5),
+        backlog_bytes: 64 * 1024 * 1024,
+        retention: config.retention,
+        event_bytes: 65_536,
+        idempotency_window: config.idempotency_window,
+    });
+    let store = store.unwrap();
+    while store.away() || store.position(&[]).await.is_err() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    Arc::new(store)
 }
 
 tidegate::store_contract!(redis, super::RedisHome);

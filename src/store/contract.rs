@@ -8,6 +8,8 @@
 //!
 //! Not here: what only one kind of store promises; that is tested where it stands.
 
+mod replicas;
+
 use std::{
     any::Any,
     collections::{HashSet, VecDeque},
@@ -21,6 +23,7 @@ use std::{
 use futures_util::{FutureExt, future::BoxFuture, future::join_all};
 use tokio::time;
 
+pub use self::replicas::*;
 use super::{
     Append, AppendError, Appended, Feed, FeedItem, IdempotencyKey, Position, Store, TopicPosition,
     faulty::{Faults, FaultyStore},
@@ -81,6 +84,14 @@ pub trait Home: Sync {
         before: Option<&'a Opened>,
     ) -> BoxFuture<'a, Opened>;
 
+    /// The same log as another replica has it.
+    fn replica<'a>(&'a self, opened: &'a Opened) -> BoxFuture<'a, Arc<dyn Store>>;
+
+    /// Cuts the feeds of all replicas, where there is something to cut.
+    fn cut<'a>(&'a self, _opened: &'a Opened) -> BoxFuture<'a, ()> {
+        std::future::ready(()).boxed()
+    }
+
     /// How many events more than its limit says a topic may keep.
     fn slack(&self) -> usize {
         0
@@ -109,11 +120,16 @@ impl Home for MemoryHome {
     ) -> BoxFuture<'a, Opened> {
         let (store, clock) = memory(config, before);
         std::future::ready(Opened {
-            store: Arc::new(store),
+            store: Arc::new(store.clone()),
             clock: Some(clock),
-            place: None,
+            place: Some(Arc::new(store)),
         })
         .boxed()
+    }
+
+    fn replica<'a>(&'a self, opened: &'a Opened) -> BoxFuture<'a, Arc<dyn Store>> {
+        let store: Arc<dyn Store> = opened.place::<MemoryStore>();
+        std::future::ready(store).boxed()
     }
 }
 
@@ -133,12 +149,23 @@ impl Home for FaultyHome {
         before: Option<&'a Opened>,
     ) -> BoxFuture<'a, Opened> {
         let (store, clock) = memory(config, before);
+        let store = FaultyStore::new(store, self.faults, self.seed);
         std::future::ready(Opened {
-            store: Arc::new(FaultyStore::new(store, self.faults, self.seed)),
+            store: Arc::new(store.clone()),
             clock: Some(clock),
-            place: None,
+            place: Some(Arc::new(store)),
         })
         .boxed()
+    }
+
+    fn replica<'a>(&'a self, opened: &'a Opened) -> BoxFuture<'a, Arc<dyn Store>> {
+        let store: Arc<dyn Store> = opened.place::<FaultyStore>();
+        std::future::ready(store).boxed()
+    }
+
+    fn cut<'a>(&'a self, opened: &'a Opened) -> BoxFuture<'a, ()> {
+        opened.place::<FaultyStore>().cut();
+        std::future::ready(()).boxed()
     }
 }
 
@@ -216,6 +243,15 @@ fn keyed(append: Append, caller: &str, key: &str) -> Append {
 }
 
 impl Opened {
+    /// Where it lives.
+    ///
+    /// # Panics
+    /// When that is something else.
+    pub fn place<T: Any + Send + Sync>(&self) -> Arc<T> {
+        let place = self.place.clone().expect("it lives somewhere");
+        place.downcast().expect("it lives there")
+    }
+
     /// Lets time pass, on the clock if it can be set.
     async fn pass(&self, time: Duration) {
         match &self.clock {
@@ -336,6 +372,34 @@ impl Follower {
             }
         }
         events
+    }
+
+    /// Waits until `id` has been passed, whatever happens to the feed on the way.
+    async fn passes(&mut self, id: EventId) {
+        loop {
+            let at = match self.next().await {
+                FeedItem::Event(event, _) => event.id,
+                FeedItem::Frontier(id) => id,
+                FeedItem::Joined(_, position) => position.last,
+                FeedItem::Trimmed(..) | FeedItem::Cut => EventId::ZERO,
+            };
+            if at >= id {
+                return;
+            }
+        }
+    }
+
+    /// Waits until it is said that everything of `topic` up to `through` is gone.
+    async fn trimmed(&mut self, topic: &Topic, through: EventId) {
+        loop {
+            if let FeedItem::Trimmed(of, id) = self.next().await
+                && of == *topic
+                && id >= through
+            {
+                assert_eq!(id, through);
+                return;
+            }
+        }
     }
 
     /// Everything up to the item that shows that `id` has been passed.
@@ -1300,6 +1364,17 @@ macro_rules! store_contract {
             the_feed_tells_what_expired
             a_deleted_topic_is_told_and_its_last_id_stays
             a_fresh_log_is_born_after_every_id_of_the_old_one
+            a_claim_has_one_winner
+            a_claim_is_free_again_after_its_time
+            replicas_share_a_secret_with_nobody_else
+            a_letter_reaches_its_replica_and_no_other
+            letters_come_again_after_the_feed_was_cut
+            a_replica_that_is_gone_takes_no_letters
+            letters_that_nobody_reads_are_dropped_and_counted
+            a_letter_that_is_too_long_is_not_sent
+            changed_retention_takes_effect
+            changed_retention_reaches_quiet_topics
+            a_smaller_total_budget_takes_the_oldest
         );
     };
     (@each $store:ident, $home:expr, $($promise:ident)*) => {

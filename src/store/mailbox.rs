@@ -87,8 +87,8 @@ mod tests {
     #[test]
     fn what_is_no_letter_is_not_taken() {
         let (mailbox, slot) = Mailbox::new();
-        assert!(slot.put(&[b'x'; LETTER_BYTES]));
-        assert!(!slot.put(&[b'x'; LETTER_BYTES + 1]));
+        assert!(slot.put(&vec![b'x'; LETTER_BYTES]));
+        assert!(!slot.put(&vec![b'x'; LETTER_BYTES + 1]));
         assert!(!slot.put(b"\xff"));
         drop(mailbox);
         assert!(!slot.is_open() && !slot.put(b"nobody is there"));
