@@ -84,6 +84,8 @@ pub struct Caller {
     pub address: IpAddr,
     /// The other end of the connection.
     pub peer: SocketAddr,
+    /// It speaks TLS.
+    pub(crate) secure: bool,
     /// On this machine, with nobody in between, and meaning this machine.
     pub local: bool,
     /// Who it is, as far as its credentials prove it.

@@ -143,6 +143,7 @@ fn admit(
     let policy = Policy {
         development: config.development(),
         origins: &config.cors.origins,
+        secure: caller.secure,
     };
     let open = policy.check(&head.method, uri, headers)?;
     // A name that leads here may be a stranger's (DNS rebinding), and a proxy may speak for anybody.

@@ -134,6 +134,7 @@ where
         request.extensions_mut().insert(Caller {
             address,
             peer: peer_address,
+            secure: peer.as_ref().is_some_and(|peer| peer.secure),
             local: false,
             identity: anonymous.clone(),
             request_id: request_id.clone(),

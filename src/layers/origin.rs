@@ -77,6 +77,8 @@ pub(crate) fn options(allow: &'static str) -> Response<Body> {
 pub(super) struct Policy<'a> {
     pub(super) development: bool,
     pub(super) origins: &'a [String],
+    /// The connection speaks TLS, so a page of ours does, too.
+    pub(super) secure: bool,
 }
 
 impl Policy<'_> {
@@ -113,7 +115,7 @@ impl Policy<'_> {
         if listed {
             return Ok(Some(origin.clone()));
         }
-        let own = name.is_some() && name == host;
+        let own = name.is_some() && name == host && (!self.secure || text.starts_with("https://"));
         if !own && (self.development || changes(method)) {
             return Err(forbidden(&format!(
                 "pages of {} may not talk to this gateway: list it in cors.origins",
@@ -183,6 +185,7 @@ mod tests {
         let policy = Policy {
             development,
             origins: &origins,
+            secure: false,
         };
         policy
             .check(method, &Uri::from_static("/publish"), &headers)

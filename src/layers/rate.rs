@@ -197,7 +197,8 @@ pub(crate) fn admit(
 
 /// As a problem.
 pub(crate) fn refusal(left: Exhausted, rate: Rate, name: &'static str) -> Problem {
-    let seconds = |time: Duration| time.as_millis().div_ceil(1_000).max(1) as u64;
+    let seconds =
+        |time: Duration| u64::try_from(time.as_millis().div_ceil(1_000).max(1)).unwrap_or(u64::MAX);
     let burst = rate.allowance().map_or(0, |allowance| allowance.burst);
     let detail = format!("too many requests from you: {name} allows {rate}");
     Problem {
