@@ -27,8 +27,8 @@ use crate::{
 /// All open streams.
 pub struct Streams {
     open: Mutex<Slab<Arc<StreamHandle>>>,
-    /// How many of them each caller has, where that is limited.
-    callers: Mutex<HashMap<Key, usize>>,
+    /// How many of them each address and each subject has, where that is limited.
+    callers: [Mutex<HashMap<Key, usize>>; 2],
     count: AtomicUsize,
     next: AtomicU64,
     closes: AtomicU32,
@@ -90,7 +90,7 @@ impl Streams {
     pub fn new(replica: String, metrics: Arc<Metrics>) -> Self {
         Self {
             open: Mutex::default(),
-            callers: Mutex::default(),
+            callers: Default::default(),
             count: AtomicUsize::new(0),
             next: AtomicU64::new(1),
             closes: AtomicU32::new(0),
@@ -107,7 +107,7 @@ impl Streams {
 
     /// Of how many callers the streams are counted.
     pub(crate) fn limited_callers(&self) -> usize {
-        self.callers.lock().len()
+        self.callers.iter().map(|counts| counts.lock().len()).sum()
     }
 
     /// Whether there is none.
@@ -135,7 +135,7 @@ impl Streams {
             let Some(CallerLimit { key, limit }) = caller else {
                 continue;
             };
-            let mut counts = self.callers.lock();
+            let mut counts = self.callers[at].lock();
             let count = counts.entry(key).or_insert(0);
             if *count >= limit {
                 return Err(Full::Caller(at));
@@ -276,8 +276,11 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        for key in self.callers.into_iter().flatten() {
-            if let Entry::Occupied(mut count) = self.streams.callers.lock().entry(key) {
+        for (counts, key) in self.streams.callers.iter().zip(self.callers) {
+            let Some(key) = key else {
+                continue;
+            };
+            if let Entry::Occupied(mut count) = counts.lock().entry(key) {
                 *count.get_mut() -= 1;
                 if *count.get() == 0 {
                     count.remove();

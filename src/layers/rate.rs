@@ -4,7 +4,10 @@
 //! quiet for long has no entry at all. A flood from many addresses can fill the table; then the fuller of a few buckets drawn
 //! by lot makes room, so that memory stays bounded and those who take most are remembered best.
 
-use std::{collections::hash_map::RandomState, hash::BuildHasher, net::IpAddr, time::Duration};
+use std::{
+    collections::hash_map::RandomState, hash::BuildHasher, net::IpAddr, num::NonZeroU64,
+    time::Duration,
+};
 
 use indexmap::IndexMap;
 use parking_lot::Mutex;
@@ -15,22 +18,30 @@ use crate::{
     http::problem::{Code, Problem, Quota},
 };
 
-/// Whoever is counted: an address, or a token's subject.
+/// Whoever is counted: an address, or a token's subject. The two are never in one table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Key(u128);
+pub(crate) struct Key(NonZeroU64);
 
 impl Key {
     /// An IPv4 address, or the /64 of an IPv6 address: within it one host has any number of addresses.
     pub(crate) fn address(address: IpAddr) -> Self {
         match address.to_canonical() {
-            IpAddr::V4(address) => Self(u128::from(address.to_bits())),
-            IpAddr::V6(address) => Self(address.to_bits() >> 64 << 64 | 1 << 32),
+            // No IPv6 network begins with 0:1, so nothing else is here.
+            IpAddr::V4(address) => Self::new(1 << 32 | u64::from(address.to_bits())),
+            IpAddr::V6(address) => {
+                let network = address.to_bits() >> 64;
+                Self::new(u64::try_from(network).expect("the upper half"))
+            }
         }
     }
 
     /// Somebody who has a name, told apart by a hash that nobody outside can aim at.
     pub(crate) fn subject(subject: &str, hasher: &RandomState) -> Self {
-        Self(u128::from(hasher.hash_one(subject)) << 64 | 1 << 33)
+        Self::new(hasher.hash_one(subject))
+    }
+
+    fn new(number: u64) -> Self {
+        Self(NonZeroU64::new(number).unwrap_or(NonZeroU64::MIN))
     }
 }
 
@@ -266,7 +277,11 @@ mod tests {
         let greedy = key("192.0.2.1");
         while buckets.take(greedy, rate).is_ok() {}
         for number in 0..200_000_u32 {
-            assert!(buckets.take(Key(u128::from(number) << 64), rate).is_ok());
+            assert!(
+                buckets
+                    .take(Key::new(u64::from(number) << 33), rate)
+                    .is_ok()
+            );
         }
         assert!(buckets.len() <= ENTRIES, "{}", buckets.len());
         assert!(
