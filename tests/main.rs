@@ -27,4 +27,5 @@ mod resume;
 mod stats;
 mod store_contract;
 mod stuck_reader;
+mod survey;
 mod wire;

@@ -18,11 +18,13 @@ pub enum CloseReason {
     Noise,
     /// Its token has expired, or was taken back.
     AuthExpired,
+    /// An operator closed it.
+    Admin,
 }
 
 impl CloseReason {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Gone,
         Self::Finished,
         Self::Stuck,
@@ -30,6 +32,7 @@ impl CloseReason {
         Self::Cut,
         Self::Noise,
         Self::AuthExpired,
+        Self::Admin,
     ];
 
     /// As it stands in metrics and logs.
@@ -42,6 +45,7 @@ impl CloseReason {
             Self::Cut => "cut",
             Self::Noise => "noise",
             Self::AuthExpired => "auth_expired",
+            Self::Admin => "admin",
         }
     }
 }
