@@ -28,5 +28,6 @@ mod slow;
 mod stats;
 mod store_contract;
 mod stuck_reader;
+mod survey;
 mod tls;
 mod wire;

@@ -3,6 +3,7 @@
 mod access;
 mod away;
 mod foreign;
+mod listing;
 mod lost;
 mod operators;
 mod repair;

@@ -1,23 +1,41 @@
-//! What only operators see and do: `/metrics`, `/stats`, and what changes the log past its publishers.
+//! What only operators see and do: `/metrics`, `/stats`, who is connected, what became of an event, and what changes the log
+//! past its publishers.
 
+pub(crate) mod connections;
+pub(crate) mod drain;
+pub(crate) mod events;
+pub(crate) mod log_level;
 mod stats;
-mod topics;
+pub(crate) mod topics;
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, header::CONTENT_TYPE};
 
 pub(crate) use stats::stats;
-pub(crate) use topics::{TOPIC, delete_topic};
 
-use crate::http::{
-    Caller,
-    access::forbidden,
-    app::App,
-    body::Body,
-    problem::{Code, Problem},
+use crate::{
+    event::Topic,
+    http::{
+        Caller,
+        access::forbidden,
+        alarm::Alarms,
+        app::{App, rfc3339},
+        body::Body,
+        problem::{Code, Problem},
+        query::Query,
+    },
+    store::StoreError,
 };
+
+/// How long the store may take for an answer that needs a look at every topic.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// The first millisecond that is not written with four digits for the year.
+const YEAR_10_000: u64 = 253_402_300_800_000;
 
 /// Whether a route is for operators alone; the others only show how the replica fares.
 pub(crate) fn is_guarded(path: &str) -> bool {
@@ -39,6 +57,68 @@ pub(crate) fn guard(caller: &Caller) -> Result<(), Problem> {
     ))
 }
 
+/// Writes down what an operator did, and to what.
+fn audit(caller: &Caller, action: &'static str, object: &str) {
+    tracing::info!(
+        target: "audit",
+        event = "admin",
+        outcome = "OK",
+        action,
+        object,
+        request_id = &*caller.request_id,
+        address = %caller.address,
+        subject = caller.identity.subject().map(|subject| &**subject),
+        "an operator acted"
+    );
+}
+
+/// What a store answers within [`PATIENCE`].
+async fn patiently<T>(
+    answer: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    let answer = tokio::time::timeout(PATIENCE, answer).await;
+    answer.map_err(|_| StoreError::Timeout)?
+}
+
+/// The value of `limit=`.
+fn limit(query: &Query<'_>, default: usize, most: usize) -> Result<usize, Problem> {
+    let Some(text) = query.first("limit") else {
+        return Ok(default);
+    };
+    let limit = text.parse().ok();
+    limit
+        .filter(|limit| (1..=most).contains(limit))
+        .ok_or_else(|| {
+            let detail = format!("limit= is a whole number from 1 to {most}");
+            Problem::new(Code::QueryInvalid, detail)
+        })
+}
+
+fn topic(name: &str) -> Result<Topic, Problem> {
+    name.parse().map_err(|error: crate::event::TopicError| {
+        Problem::new(Code::TopicInvalid, error.to_string())
+    })
+}
+
+/// Unix milliseconds as RFC 3339, if they are a moment that can be written so.
+fn moment(ms: u64) -> Option<String> {
+    let age = Some(ms).filter(|&ms| ms < YEAR_10_000)?;
+    SystemTime::UNIX_EPOCH
+        .checked_add(Duration::from_millis(age))
+        .map(rfc3339)
+}
+
+fn now_ms() -> u64 {
+    let age = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    age.map_or(0, |age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// About when it was that the alarms stood at `tick`, in Unix milliseconds.
+fn tick_ms(app: &App, tick: u64) -> u64 {
+    let ticks = app.alarms.now().saturating_sub(tick);
+    now_ms().saturating_sub(ticks.saturating_mul(Alarms::TICK_MS))
+}
+
 /// `GET /metrics`: OpenMetrics text.
 pub(crate) fn metrics(app: &Arc<App>) -> Result<Response<Body>, Problem> {
     let text = app
@@ -50,4 +130,31 @@ pub(crate) fn metrics(app: &Arc<App>) -> Result<Response<Body>, Problem> {
         HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
     response.headers_mut().insert(CONTENT_TYPE, media_type);
     Ok(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_moment_is_written_only_if_it_can_be() {
+        assert_eq!(moment(0).as_deref(), Some("1970-01-01T00:00:00.000Z"));
+        let last = moment(YEAR_10_000 - 1);
+        assert_eq!(last.as_deref(), Some("9999-12-31T23:59:59.999Z"));
+        assert_eq!(moment(YEAR_10_000), None);
+        assert_eq!(moment(u64::MAX), None);
+    }
+
+    #[test]
+    fn a_limit_is_a_number_within_bounds() {
+        let of = |query| {
+            let query = Query::parse(Some(query)).expect("a query");
+            limit(&query, 5, 10).map_err(|problem| problem.code)
+        };
+        assert_eq!(of(""), Ok(5));
+        assert_eq!(of("limit=10"), Ok(10));
+        for wrong in ["limit=0", "limit=11", "limit=", "limit=x", "limit=-1"] {
+            assert_eq!(of(wrong), Err(Code::QueryInvalid), "{wrong}");
+        }
+    }
 }

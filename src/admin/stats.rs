@@ -35,6 +35,7 @@ pub(crate) async fn stats(app: &Arc<App>, query: Option<&str>) -> Result<Respons
 
 fn replica(app: &App) -> Value {
     let (hub, process, metrics) = (app.hub.stats(), ProcessStats::read(), &app.metrics);
+    let store = app.hub.store().stats();
     json!({
         "replica": app.replica(),
         "uptime": app.started.elapsed().as_secs_f64(),
@@ -51,8 +52,14 @@ fn replica(app: &App) -> Value {
             "delivered": metrics.delivered.get(),
             "delivered_bytes": metrics.delivered_bytes.get(),
         },
+        // There is no queue for a connection: what waits is the feed for the hub, and streams for their readers.
+        "message_queue": {
+            "feed_backlog": store.feed_backlog,
+            "feed_backlog_bytes": store.feed_backlog_bytes,
+            "lagging": metrics.lagging.get(),
+        },
         "hub": hub,
-        "store": { "kind": app.hub.store().kind(), "holds": app.hub.store().stats() },
+        "store": { "kind": app.hub.store().kind(), "holds": store },
         "memory": { "resident_bytes": process.resident_bytes, "tail_bytes": hub.tail_bytes },
         "process": process,
     })
@@ -68,12 +75,27 @@ async fn cluster(app: &App) -> Result<Value, Problem> {
     let sum = |field: fn(&ReplicaReport) -> u64| replicas.iter().map(field).sum::<u64>();
     Ok(json!({
         "scope": "cluster",
-        "connections": { "active_connections": sum(|replica| replica.connections) },
+        "connections": {
+            "active_connections": sum(|replica| replica.connections),
+            "lagging": sum(|replica| replica.lagging),
+        },
+        // Of each replica, added up: a topic that two of them follow counts twice.
+        "topics": { "followed": sum(|replica| replica.topics) },
         "messages": {
             "published": sum(|replica| replica.published),
             "published_bytes": sum(|replica| replica.published_bytes),
             "delivered": sum(|replica| replica.delivered),
             "delivered_bytes": sum(|replica| replica.delivered_bytes),
+        },
+        "message_queue": {
+            "feed_backlog": sum(|replica| replica.feed_backlog),
+            "feed_backlog_bytes": sum(|replica| replica.feed_backlog_bytes),
+            "lagging": sum(|replica| replica.lagging),
+        },
+        "store": { "kind": app.hub.store().kind() },
+        "memory": {
+            "resident_bytes": sum(|replica| replica.resident_bytes),
+            "tail_bytes": sum(|replica| replica.tail_bytes),
         },
         "replicas": replicas,
     }))

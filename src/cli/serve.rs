@@ -123,7 +123,10 @@ async fn serve(config: Config, logs: &Logs) -> anyhow::Result<()> {
         tracing::info!("development mode: no auth is configured, so only this machine is served");
     }
 
-    wait(&mut signals).await;
+    tokio::select! {
+        () = wait(&mut signals) => {}
+        () = app.leave.cancelled() => {}
+    }
     let drained = tokio::select! {
         () = drain(&app, &connections) => true,
         () = wait(&mut signals) => false,

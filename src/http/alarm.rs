@@ -18,7 +18,7 @@ use slab::Slab;
 use tokio::time::{self, Instant, MissedTickBehavior};
 
 /// The resolution of all deadlines.
-const TICK: Duration = Duration::from_millis(50);
+const TICK: Duration = Duration::from_millis(Alarms::TICK_MS);
 /// Deadlines further away than this many ticks are reached in several steps.
 const SLOTS: u64 = 512;
 
@@ -47,6 +47,9 @@ impl Default for Alarms {
 }
 
 impl Alarms {
+    /// Milliseconds of a tick.
+    pub const TICK_MS: u64 = 50;
+
     /// How many ticks a duration takes, at least one.
     pub fn ticks(duration: Duration) -> u32 {
         u32::try_from(duration.as_millis() / TICK.as_millis())

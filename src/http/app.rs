@@ -39,6 +39,8 @@ pub struct App {
     pub draining: CancellationToken,
     /// Connections that wait for another request are asked to end.
     pub closing: CancellationToken,
+    /// An operator wants the replica to leave, as by a signal.
+    pub leave: CancellationToken,
     /// What credentials are checked with; a reload puts another one in its place.
     auth: ArcSwap<Auth>,
     /// Makes and reads tickets, as soon as the store has told the secret of the deployment.
@@ -102,6 +104,7 @@ impl App {
             alarms: Arc::new(Alarms::default()),
             draining: CancellationToken::new(),
             closing: CancellationToken::new(),
+            leave: CancellationToken::new(),
             auth: ArcSwap::from_pointee(auth),
             tickets: OnceLock::new(),
             letters,
@@ -212,7 +215,7 @@ impl App {
 
     /// What the others may know of this replica.
     pub fn report(&self) -> ReplicaReport {
-        let metrics = &self.metrics;
+        let (metrics, hub, store) = (&self.metrics, self.hub.stats(), self.hub.store().stats());
         let address = self.address.get();
         ReplicaReport {
             id: self.replica.clone(),
@@ -224,6 +227,12 @@ impl App {
             published_bytes: metrics.published_bytes.get(),
             delivered: metrics.delivered.get(),
             delivered_bytes: metrics.delivered_bytes.get(),
+            lagging: u64::try_from(metrics.lagging.get()).unwrap_or(0),
+            topics: hub.topics as u64,
+            feed_backlog: store.feed_backlog as u64,
+            feed_backlog_bytes: store.feed_backlog_bytes as u64,
+            resident_bytes: self.resident_bytes() as u64,
+            tail_bytes: hub.tail_bytes,
         }
     }
 

@@ -26,6 +26,8 @@ pub(super) enum Due {
 pub(super) struct Expiry {
     /// The tick; `u64::MAX` for a token that never ends.
     next: u64,
+    /// The end that was told last, or will be, in Unix milliseconds.
+    end: Option<u64>,
     told: bool,
 }
 
@@ -33,15 +35,23 @@ impl Expiry {
     pub(super) fn new(app: &App, handle: &StreamHandle) -> Self {
         let mut expiry = Self {
             next: u64::MAX,
+            end: None,
             told: false,
         };
         expiry.renewed(app, handle);
         expiry
     }
 
-    /// The token may be another one.
-    pub(super) fn renewed(&mut self, app: &App, handle: &StreamHandle) {
+    /// Something was asked of a stream: its token may be another one. What was told of this one is not told again.
+    pub(super) fn look(&mut self, app: &App, handle: &StreamHandle) {
+        if !self.told || handle.expires_ms() != self.end {
+            self.renewed(app, handle);
+        }
+    }
+
+    fn renewed(&mut self, app: &App, handle: &StreamHandle) {
         self.told = false;
+        self.end = handle.expires_ms();
         self.next = match left(handle) {
             None => u64::MAX,
             Some(left) => {

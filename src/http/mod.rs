@@ -12,6 +12,7 @@ pub mod alarm;
 pub mod app;
 pub mod body;
 mod certificate;
+pub(crate) mod closed;
 mod connections;
 pub mod drain;
 mod events;
@@ -32,6 +33,7 @@ pub mod server;
 mod sockets;
 pub mod stream;
 pub mod streams;
+pub(crate) mod survey;
 mod ticket;
 pub mod tls;
 pub mod wire;
@@ -128,10 +130,16 @@ const PUBLIC: [Route; 7] = [
     route("/health/ready", "GET, HEAD, OPTIONS"),
 ];
 
-const ADMIN: [Route; 6] = [
+const ADMIN: [Route; 12] = [
     route("/metrics", "GET, HEAD, OPTIONS"),
     route("/stats", "GET, HEAD, OPTIONS"),
-    route(admin::TOPIC, "DELETE, OPTIONS"),
+    route(admin::topics::TOPICS, "GET, HEAD, OPTIONS"),
+    route(admin::topics::TOPIC, "GET, HEAD, DELETE, OPTIONS"),
+    route(admin::connections::CONNECTIONS, "GET, HEAD, OPTIONS"),
+    route(admin::connections::CONNECTION, "DELETE, OPTIONS"),
+    route(admin::events::EVENT, "GET, HEAD, OPTIONS"),
+    route(admin::log_level::LOG_LEVEL, "GET, HEAD, PUT, OPTIONS"),
+    route(admin::drain::DRAIN, "POST, OPTIONS"),
     route("/health", "GET, HEAD, OPTIONS"),
     route("/health/live", "GET, HEAD, OPTIONS"),
     route("/health/ready", "GET, HEAD, OPTIONS"),
@@ -247,7 +255,23 @@ impl Service<Request<Incoming>> for Routes {
                 "/health/live" => Ok(health::live()),
                 "/health/ready" => Ok(health::ready(&app)),
                 "/metrics" => admin::metrics(&app),
-                admin::TOPIC => admin::delete_topic(&app, rest).await,
+                admin::topics::TOPICS => admin::topics::list(&app, parts.uri.query()).await,
+                admin::topics::TOPIC if parts.method == Method::DELETE => {
+                    admin::topics::delete_topic(&app, caller, rest).await
+                }
+                admin::topics::TOPIC => admin::topics::show(&app, rest).await,
+                admin::connections::CONNECTIONS => {
+                    admin::connections::list(&app, parts.uri.query()).await
+                }
+                admin::connections::CONNECTION => {
+                    admin::connections::close(&app, caller, rest).await
+                }
+                admin::events::EVENT => admin::events::explain(&app, rest, parts.uri.query()).await,
+                admin::log_level::LOG_LEVEL if parts.method == Method::PUT => {
+                    admin::log_level::set(caller, body).await
+                }
+                admin::log_level::LOG_LEVEL => admin::log_level::show(),
+                admin::drain::DRAIN => Ok(admin::drain::drain(&app, caller)),
                 _ => admin::stats(&app, parts.uri.query()).await,
             }
         })

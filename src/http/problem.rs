@@ -29,6 +29,7 @@ pub enum Code {
     CursorInvalid,
     SinceInvalid,
     QueryInvalid,
+    LevelInvalid,
     JsonInvalid,
     Utf8Invalid,
     EventTooLarge,
@@ -63,7 +64,7 @@ pub enum Code {
 
 impl Code {
     /// All of them.
-    pub const ALL: [Self; 39] = [
+    pub const ALL: [Self; 40] = [
         Self::TopicInvalid,
         Self::TopicMissing,
         Self::TooManyTopics,
@@ -73,6 +74,7 @@ impl Code {
         Self::CursorInvalid,
         Self::SinceInvalid,
         Self::QueryInvalid,
+        Self::LevelInvalid,
         Self::JsonInvalid,
         Self::Utf8Invalid,
         Self::EventTooLarge,
@@ -134,6 +136,11 @@ impl Code {
                 "The start time is not valid",
             ),
             Self::QueryInvalid => ("query_invalid", S::BAD_REQUEST, "The query is not valid"),
+            Self::LevelInvalid => (
+                "level_invalid",
+                S::BAD_REQUEST,
+                "The log level is not valid",
+            ),
             Self::JsonInvalid => (
                 "json_invalid",
                 S::BAD_REQUEST,

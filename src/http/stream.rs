@@ -16,6 +16,7 @@ use super::{
     app::App,
     expiry::{Due, Expiry},
     streams::{StreamHandle, StreamScope},
+    survey::Standing,
 };
 use crate::{
     event::{ControlFrame, Envelope, EventId, Frame, Topic},
@@ -96,6 +97,12 @@ impl EventStream {
         // At least 85 % of it; the longest silence is the setting itself, which proxies rely on.
         let silence = ticks - rand::random_range(0..=ticks / 100 * 15 + ticks % 100 * 15 / 100);
         let expiry = Expiry::new(&app, scope.handle());
+        let begun = Standing {
+            cursor: opening.cursor,
+            wrote_at: now,
+            behind: false,
+        };
+        scope.handle().answer.begin(opening.cursor, begun);
         let mut stream = Self {
             app,
             subscriber,
@@ -200,7 +207,8 @@ impl EventStream {
         if std::mem::replace(&mut self.closes, closes) == closes {
             return None;
         }
-        self.expiry.renewed(&self.app, self.scope.handle());
+        self.expiry.look(&self.app, self.scope.handle());
+        self.answer(self.last_write(), false);
         self.scope.handle().closing()
     }
 
@@ -213,6 +221,27 @@ impl EventStream {
             CloseReason::AuthExpired | CloseReason::Admin => self.checkpoint(),
             _ => None,
         }
+    }
+
+    /// Says where the stream stands, if somebody wants to know.
+    pub fn answer(&self, wrote_at: u64, behind: bool) {
+        let answer = &self.scope.handle().answer;
+        if answer.is_wanted() {
+            answer.give(self.standing(wrote_at, behind));
+        }
+    }
+
+    fn standing(&self, wrote_at: u64, behind: bool) -> Standing {
+        Standing {
+            cursor: self.subscriber.cursor(),
+            wrote_at,
+            behind,
+        }
+    }
+
+    /// The tick of the last write.
+    fn last_write(&self) -> u64 {
+        self.keepalive_at.saturating_sub(u64::from(self.silence))
     }
 
     /// Sees to it that the stream is polled at `tick` or before.
@@ -271,6 +300,9 @@ impl EventStream {
                 bytes
             }
         };
+        // From here on nobody may ask for more, and then there is no other way to find out.
+        let standing = self.standing(self.last_write(), false);
+        self.scope.handle().answer.note(standing);
         Poll::Ready(Some(piece))
     }
 
@@ -401,6 +433,8 @@ impl EventStream {
 
 impl Drop for EventStream {
     fn drop(&mut self) {
+        let standing = self.standing(self.last_write(), false);
+        self.scope.handle().answer.give(standing);
         if let Some(alarm) = self.alarm {
             self.app.alarms.cancel(alarm);
         }

@@ -17,6 +17,10 @@ use smallvec::SmallVec;
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
+use super::{
+    closed::{ClosedStream, ClosedStreams, subject},
+    survey::Answer,
+};
 use crate::{
     auth::Identity,
     event::Topic,
@@ -32,6 +36,8 @@ pub struct Streams {
     count: AtomicUsize,
     next: AtomicU64,
     closes: AtomicU32,
+    surveys: AtomicU32,
+    closed: ClosedStreams,
     replica: String,
     emptied: Notify,
     metrics: Arc<Metrics>,
@@ -42,6 +48,10 @@ pub struct StreamHandle {
     /// What asked for it.
     pub request: StreamRequest,
     number: u64,
+    /// When it began, in Unix milliseconds.
+    pub opened_ms: u64,
+    /// Where it stands, for operators.
+    pub(crate) answer: Answer,
     close: AtomicU8,
     waker: Mutex<Option<Waker>>,
     /// The tick at which its body was last asked for more; only where an HTTP library writes for it.
@@ -57,6 +67,11 @@ pub struct StreamHandle {
 }
 
 impl StreamHandle {
+    /// The number of its connection, in the order in which they began.
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
     /// Why it was asked to end.
     pub fn closing(&self) -> Option<CloseReason> {
         let asked = self.close.load(Ordering::Acquire);
@@ -73,6 +88,13 @@ impl StreamHandle {
     /// What whoever asked has proved to be.
     pub(crate) fn identity(&self) -> Arc<Identity> {
         self.identity.lock().clone()
+    }
+
+    /// Makes the stream look around.
+    pub(super) fn wake(&self) {
+        if let Some(waker) = &*self.waker.lock() {
+            waker.wake_by_ref();
+        }
     }
 
     /// Where the stream is woken.
@@ -94,6 +116,8 @@ impl Streams {
             count: AtomicUsize::new(0),
             next: AtomicU64::new(1),
             closes: AtomicU32::new(0),
+            surveys: AtomicU32::new(0),
+            closed: ClosedStreams::default(),
             replica,
             emptied: Notify::new(),
             metrics,
@@ -170,10 +194,39 @@ impl Streams {
 
     /// Makes a stream look at its handle.
     fn alert(&self, handle: &StreamHandle) {
+        self.look_up();
+        handle.wake();
+    }
+
+    /// Makes each stream look at its handle when it has its turn.
+    pub(super) fn look_up(&self) {
         self.closes.fetch_add(1, Ordering::Release);
-        if let Some(waker) = &*handle.waker.lock() {
-            waker.wake_by_ref();
-        }
+    }
+
+    /// The number of one more survey.
+    pub(super) fn next_survey(&self) -> u32 {
+        self.surveys.fetch_add(1, Ordering::Relaxed).wrapping_add(1)
+    }
+
+    /// The id of a connection; it names this replica.
+    pub(crate) fn connection(&self, number: u64) -> String {
+        format!("{}-{number}", self.replica)
+    }
+
+    /// Open streams that `wanted` likes, the oldest first.
+    pub(crate) fn select(&self, wanted: impl Fn(&StreamHandle) -> bool) -> Vec<Arc<StreamHandle>> {
+        let mut handles: Vec<_> = {
+            let open = self.open.lock();
+            let handles = open.iter().map(|(_, handle)| handle);
+            handles.filter(|handle| wanted(handle)).cloned().collect()
+        };
+        handles.sort_unstable_by_key(|handle| handle.number);
+        handles
+    }
+
+    /// The streams that ended last and followed `topic`, the newest first.
+    pub(crate) fn closed(&self, topic: &Topic) -> Vec<ClosedStream> {
+        self.closed.of(topic)
     }
 
     /// The open stream of this connection.
@@ -185,7 +238,7 @@ impl Streams {
             .find_map(|(_, handle)| (handle.number == number).then(|| handle.clone()))
     }
 
-    /// How often a stream was asked to end: while this stands still, none needs to look at its own handle.
+    /// How often a stream was asked for something: while this stands still, none needs to look at its own handle.
     pub fn closes(&self) -> u32 {
         self.closes.load(Ordering::Acquire)
     }
@@ -253,6 +306,8 @@ impl Place {
             identity: Mutex::new(identity),
             request,
             number,
+            opened_ms: unix_ms(Some(SystemTime::now())),
+            answer: Answer::default(),
             close: AtomicU8::new(0),
             waker: Mutex::default(),
             polled_at: AtomicU64::new(u64::MAX),
@@ -327,7 +382,7 @@ impl StreamScope {
 
     /// The id of the connection; it names its replica.
     pub fn connection(&self) -> String {
-        format!("{}-{}", self.place.streams.replica, self.handle.number)
+        self.place.streams.connection(self.handle.number)
     }
 
     /// The metrics it counts into.
@@ -377,6 +432,17 @@ impl Drop for StreamScope {
         streams.open.lock().remove(self.key);
         streams.metrics.sse_active_connections.dec();
         streams.metrics.closed(self.reason);
+        let request = &self.handle.request;
+        streams.closed.remember(ClosedStream {
+            number: self.handle.number,
+            topics: request.topics.clone(),
+            address: request.address,
+            subject: self.handle.identity().subject().map(|whole| subject(whole)),
+            began: self.handle.answer.began(),
+            cursor: self.handle.answer.standing().cursor,
+            reason: self.reason,
+            closed_ms: unix_ms(Some(SystemTime::now())),
+        });
         tracing::info!(
             target: "access",
             request_id = %self.handle.request.request_id,

@@ -140,8 +140,12 @@ impl<W: Wire> StreamWriter<W> {
                         Poll::Ready(Ok(())) => {}
                         Poll::Ready(Err(_)) => return Poll::Ready(Err(CloseReason::Gone)),
                         Poll::Pending => {
-                            if self.stream.handle().closing() == Some(CloseReason::Cut) {
-                                return Poll::Ready(Err(CloseReason::Cut));
+                            self.stream.answer(self.progress, true);
+                            // There is no way to be polite to a reader that takes nothing.
+                            if let Some(reason @ (CloseReason::Cut | CloseReason::Admin)) =
+                                self.stream.handle().closing()
+                            {
+                                return Poll::Ready(Err(reason));
                             }
                             let timeout = self.stream.app().config().stream.write_timeout;
                             if self.stream.app().alarms.now()

@@ -19,6 +19,7 @@
 #[cfg(test)]
 mod faults;
 mod housekeeping;
+mod inquiry;
 mod lane;
 mod opening;
 mod registry;
@@ -39,6 +40,7 @@ use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub use inquiry::Lag;
 pub use opening::{Opening, SubscribeError};
 pub use subscriber::{Read, Subscriber};
 

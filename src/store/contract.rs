@@ -25,7 +25,8 @@ use tokio::time;
 
 pub use self::replicas::*;
 use super::{
-    Append, AppendError, Appended, Feed, FeedItem, IdempotencyKey, Position, Store, TopicPosition,
+    Append, AppendError, Appended, Feed, FeedItem, IdempotencyKey, Listing, Position, Store,
+    TopicPosition, TopicSummary,
     faulty::{Faults, FaultyStore},
     memory::{MemoryConfig, MemoryStore},
 };
@@ -1321,6 +1322,122 @@ pub async fn a_fresh_log_is_born_after_every_id_of_the_old_one(home: &dyn Home) 
     assert!(fresh.publish(&a, "y").await > position.born);
 }
 
+/// Operators see how much is kept of a topic, also of one that has nothing left, and nothing of one that nobody published to.
+pub async fn a_summary_says_how_much_is_kept_of_a_topic(home: &dyn Home) {
+    let opened = home.open(everything(), None).await;
+    let a = topic("a");
+    let summary = async || {
+        let summary = opened.store.summary(&a).await;
+        summary.expect("the store is well")
+    };
+    assert_eq!(summary().await, None);
+    opened.store.join(vec![a.clone()], EventId::ZERO);
+    assert_eq!(summary().await, None, "to be followed is no event");
+    let given = opened.publish_all(&a, &["", "two\nlines", "3"]).await;
+    let bytes: usize = opened.all(&a).await.iter().map(|it| it.wire_bytes()).sum();
+    let before = TopicSummary {
+        topic: a.clone(),
+        events: 3,
+        bytes: bytes as u64,
+        first: Some(given[0]),
+        last: Some(given[2]),
+        end: None,
+    };
+    assert_eq!(summary().await, Some(before.clone()));
+    let end = opened.publish_end(&a).await;
+    let ended = TopicSummary {
+        end: Some(end),
+        ..before
+    };
+    assert_eq!(summary().await, Some(ended.clone()));
+    opened.store.delete(&a).await.expect("the store is well");
+    let empty = TopicSummary {
+        events: 0,
+        bytes: 0,
+        first: None,
+        ..ended
+    };
+    assert_eq!(summary().await, Some(empty));
+}
+
+/// However many topics there are, each is listed once, in the order of the names, in pages of the size that was asked for.
+pub async fn topics_are_listed_in_order_and_page_by_page(home: &dyn Home) {
+    let opened = home.open(everything(), None).await;
+    let name = |number: usize| topic(&format!("t/{number:04}"));
+    let mut given: Vec<Topic> = (0..1_200).rev().map(name).collect();
+    given.extend(["s?", "t/", "t", "t/00", "u[1]", "Z", "é"].map(topic));
+    for some in given.chunks(100) {
+        let batch = some.iter().map(|topic| event(topic, "x")).collect();
+        for answer in opened.store.append(batch).await {
+            answer.expect("the store is well");
+        }
+    }
+    given.sort();
+    let list = async |prefix: &str, after: &str, limit: usize| {
+        let listing = Listing {
+            prefix: prefix.into(),
+            after: after.into(),
+            limit,
+        };
+        let page = opened.store.topics(&listing).await;
+        let page = page.expect("the store is well");
+        assert!(page.topics.len() <= limit);
+        assert!(page.topics.iter().all(|summary| summary.events == 1));
+        let names: Vec<Topic> = page.topics.into_iter().map(|it| it.topic).collect();
+        (names, page.more)
+    };
+    assert_eq!(list("", "", 10_000).await, (given.clone(), false));
+    let (mut all, mut after) = (Vec::new(), String::new());
+    loop {
+        let (names, more) = list("", &after, 250).await;
+        all.extend(names);
+        if !more {
+            break;
+        }
+        after = all.last().map(Topic::to_string).expect("there are more");
+    }
+    assert_eq!(all, given);
+    let (names, more) = list("t/", "t/0", 3).await;
+    assert_eq!(names, ["t/00", "t/0000", "t/0001"].map(topic));
+    assert!(more);
+    assert_eq!(list("u[", "", 3).await, (vec![topic("u[1]")], false));
+    assert_eq!(list("s?", "", 1).await, (vec![topic("s?")], false));
+    assert_eq!(list("nothing", "", 3).await, (Vec::new(), false));
+    assert_eq!(list("t/", "u", 3).await, (Vec::new(), false));
+}
+
+/// An entry is found by its id alone, wherever it is, and also where it is known of which topic it is.
+pub async fn an_entry_is_found_by_its_id(home: &dyn Home) {
+    let opened = home.open(everything(), None).await;
+    let name = |number: usize| topic(&format!("t{number}"));
+    let (a, gone) = (topic("a"), topic("gone"));
+    let wanted = opened.publish_all(&a, &["1", "2", "3"]).await[1];
+    let deleted = opened.publish(&gone, "x").await;
+    let end = opened.publish_end(&a).await;
+    let batch = (0..1_200).map(|number| event(&name(number), "x")).collect();
+    let others = opened.store.append(batch).await;
+    opened.store.delete(&gone).await.expect("the store is well");
+    let find = async |id, topic| {
+        let found = opened.store.find(id, topic).await;
+        found.expect("the store is well")
+    };
+    for topic in [None, Some(&a)] {
+        let found = find(wanted, topic).await.expect("it is stored");
+        assert_eq!((found.id, &found.topic, &*found.data), (wanted, &a, "2"));
+        let found = find(end, topic).await.expect("it is stored");
+        assert_eq!((found.id, &found.topic, found.end), (end, &a, true));
+    }
+    let other = others[700].as_ref().expect("it is stored").id;
+    let found = find(other, None).await.expect("it is stored");
+    assert_eq!(found.topic, name(700));
+    assert_eq!(find(wanted, Some(&gone)).await, None);
+    assert_eq!(find(deleted, None).await, None);
+    assert_eq!(find(deleted, Some(&gone)).await, None);
+    assert_eq!(find(EventId::ZERO, None).await, None);
+    assert_eq!(find(EventId::MAX, None).await, None);
+    assert_eq!(find(EventId::MAX, Some(&topic("unknown"))).await, None);
+}
+
 /// Runs every promise against a [`Home`], each as a test of its own, in a module of the given name.
 #[doc(hidden)]
 #[macro_export]
@@ -1375,6 +1492,9 @@ macro_rules! store_contract {
             changed_retention_takes_effect
             changed_retention_reaches_quiet_topics
             a_smaller_total_budget_takes_the_oldest
+            a_summary_says_how_much_is_kept_of_a_topic
+            topics_are_listed_in_order_and_page_by_page
+            an_entry_is_found_by_its_id
         );
     };
     (@each $store:ident, $home:expr, $($promise:ident)*) => {

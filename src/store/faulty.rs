@@ -21,8 +21,8 @@ use tokio::{
 };
 
 use super::{
-    Append, AppendError, Appended, Feed, FeedItem, Keep, Mailbox, Page, Position, ReplicaReport,
-    Store, StoreError, StoreStats, memory::MemoryStore,
+    Append, AppendError, Appended, Feed, FeedItem, Keep, Listing, Mailbox, Page, Position,
+    ReplicaReport, Store, StoreError, StoreStats, TopicPage, TopicSummary, memory::MemoryStore,
 };
 use crate::{
     event::{Event, EventId, Topic},
@@ -323,6 +323,34 @@ impl Store for FaultyStore {
     fn delete<'a>(&'a self, topic: &'a Topic) -> BoxFuture<'a, Result<usize, StoreError>> {
         self.shared
             .carry_out(async { self.shared.inner.delete(topic).await })
+            .map(|answer| answer?)
+            .boxed()
+    }
+
+    fn summary<'a>(
+        &'a self,
+        topic: &'a Topic,
+    ) -> BoxFuture<'a, Result<Option<TopicSummary>, StoreError>> {
+        self.shared
+            .carry_out(async { self.shared.inner.summary(topic).await })
+            .map(|answer| answer?)
+            .boxed()
+    }
+
+    fn topics<'a>(&'a self, listing: &'a Listing) -> BoxFuture<'a, Result<TopicPage, StoreError>> {
+        self.shared
+            .carry_out(async { self.shared.inner.topics(listing).await })
+            .map(|answer| answer?)
+            .boxed()
+    }
+
+    fn find<'a>(
+        &'a self,
+        id: EventId,
+        topic: Option<&'a Topic>,
+    ) -> BoxFuture<'a, Result<Option<Arc<Event>>, StoreError>> {
+        self.shared
+            .carry_out(async move { self.shared.inner.find(id, topic).await })
             .map(|answer| answer?)
             .boxed()
     }

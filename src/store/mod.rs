@@ -20,6 +20,7 @@ pub mod contract;
 #[doc(hidden)]
 pub mod faulty;
 mod letters;
+mod listing;
 mod mailbox;
 pub mod memory;
 pub mod redis;
@@ -31,6 +32,7 @@ use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
 pub use letters::{AskError, Letters, PATIENCE};
+pub use listing::{Listing, TopicPage, TopicSummary};
 pub use mailbox::{LETTER_BYTES, Mailbox};
 pub use replica::ReplicaReport;
 
@@ -80,6 +82,24 @@ pub trait Store: Send + Sync + 'static {
     /// Takes every event of `topic`, and says how many there were. Its last id and its end stay, so that cursors are judged
     /// truthfully; the feed tells every replica by [`FeedItem::Trimmed`].
     fn delete<'a>(&'a self, topic: &'a Topic) -> BoxFuture<'a, Result<usize, StoreError>>;
+
+    /// What is known of one topic; none where that is nothing.
+    fn summary<'a>(
+        &'a self,
+        topic: &'a Topic,
+    ) -> BoxFuture<'a, Result<Option<TopicSummary>, StoreError>>;
+
+    /// Topics of which something is known, in the order of their names. However many there are, nobody waits for the answer
+    /// but who asked.
+    fn topics<'a>(&'a self, listing: &'a Listing) -> BoxFuture<'a, Result<TopicPage, StoreError>>;
+
+    /// The entry with this id, of `topic` or of any; also the end of a topic. It may have to be looked for everywhere, but
+    /// nobody else waits for that.
+    fn find<'a>(
+        &'a self,
+        id: EventId,
+        topic: Option<&'a Topic>,
+    ) -> BoxFuture<'a, Result<Option<Arc<Event>>, StoreError>>;
 
     /// The feed, for the one hub of this replica.
     ///

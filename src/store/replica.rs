@@ -23,4 +23,22 @@ pub struct ReplicaReport {
     pub delivered: u64,
     /// Bytes written to streams.
     pub delivered_bytes: u64,
+    /// Streams whose readers take nothing at the moment. This and what follows is zero where an older version says it.
+    #[serde(default)]
+    pub lagging: u64,
+    /// Topics that it has in memory.
+    #[serde(default)]
+    pub topics: u64,
+    /// Entries of the store's feed that wait.
+    #[serde(default)]
+    pub feed_backlog: u64,
+    /// Bytes of these.
+    #[serde(default)]
+    pub feed_backlog_bytes: u64,
+    /// Resident memory.
+    #[serde(default)]
+    pub resident_bytes: u64,
+    /// Bytes of all tails.
+    #[serde(default)]
+    pub tail_bytes: u64,
 }

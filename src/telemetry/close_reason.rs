@@ -18,7 +18,7 @@ pub enum CloseReason {
     Noise,
     /// Its token has expired, or was taken back.
     AuthExpired,
-    /// An operator ended it.
+    /// An operator closed it.
     Admin,
 }
 

@@ -44,6 +44,8 @@ pub(super) struct Log {
     pub(super) last: EventId,
     pub(super) horizon: EventId,
     pub(super) topics: HashMap<Topic, TopicLog>,
+    /// The names of all of them, in order.
+    pub(super) names: BTreeSet<Topic>,
     pub(super) oldest: BTreeMap<EventId, Topic>,
     /// Where the next look for expired events begins in `oldest`.
     pub(super) tidied: EventId,
@@ -108,6 +110,7 @@ impl Log {
             last: born,
             horizon: born,
             topics: HashMap::new(),
+            names: BTreeSet::new(),
             oldest: BTreeMap::new(),
             tidied: EventId::ZERO,
             idle: BTreeSet::new(),
@@ -184,6 +187,7 @@ impl Log {
     pub(super) fn touch(&mut self, topic: &Topic) -> &mut TopicLog {
         let Self {
             topics,
+            names,
             idle,
             cost,
             horizon,
@@ -200,6 +204,7 @@ impl Log {
             }
             Entry::Vacant(entry) => {
                 *cost += TOPIC_OVERHEAD;
+                names.insert(topic.clone());
                 entry.insert(TopicLog::new(topic.clone(), *horizon))
             }
         }
@@ -225,6 +230,7 @@ impl Log {
         });
         if bare {
             self.topics.remove(topic);
+            self.names.remove(topic);
             self.cost -= TOPIC_OVERHEAD;
         } else {
             self.rest(topic);
@@ -427,6 +433,7 @@ impl Log {
             return false;
         };
         self.topics.remove(&topic);
+        self.names.remove(&topic);
         self.cost -= TOPIC_OVERHEAD;
         self.horizon = self.horizon.max(last);
         true

@@ -8,6 +8,7 @@
 //! 2. The feed's queue holds at most [`FEED_LIMIT`] entries when an append begins: publishers wait for the hub.
 
 mod claims;
+mod listing;
 mod log;
 
 use std::{
@@ -28,8 +29,8 @@ use self::{
     log::{EVENT_OVERHEAD, Log, TopicLog},
 };
 use super::{
-    Append, AppendError, Appended, Feed, FeedItem, Keep, Mailbox, Page, Position, ReplicaReport,
-    Store, StoreError, StoreStats,
+    Append, AppendError, Appended, Feed, FeedItem, Keep, Listing, Mailbox, Page, Position,
+    ReplicaReport, Store, StoreError, StoreStats, TopicPage, TopicSummary,
     mailbox::{self, Slot},
 };
 use crate::{
@@ -108,6 +109,7 @@ impl MemoryStore {
         log.last = log.born;
         log.horizon = log.born;
         log.topics.clear();
+        log.names.clear();
         log.oldest.clear();
         log.idle.clear();
         (log.events, log.bytes, log.cost) = (0, 0, 0);
@@ -273,6 +275,50 @@ impl Store for MemoryStore {
         let count = self.shared.log.lock().delete(topic);
         self.shared.filled.notify_one();
         std::future::ready(Ok(count)).boxed()
+    }
+
+    fn summary<'a>(
+        &'a self,
+        topic: &'a Topic,
+    ) -> BoxFuture<'a, Result<Option<TopicSummary>, StoreError>> {
+        let summary = self.shared.log.lock().summary(topic);
+        std::future::ready(Ok(summary)).boxed()
+    }
+
+    fn topics<'a>(&'a self, listing: &'a Listing) -> BoxFuture<'a, Result<TopicPage, StoreError>> {
+        async move {
+            let mut page = TopicPage::default();
+            let mut next = Some(listing.after.clone());
+            while let Some(after) = next {
+                next = self.shared.log.lock().list(listing, &after, &mut page);
+                tokio::task::yield_now().await;
+            }
+            Ok(page)
+        }
+        .boxed()
+    }
+
+    fn find<'a>(
+        &'a self,
+        id: EventId,
+        topic: Option<&'a Topic>,
+    ) -> BoxFuture<'a, Result<Option<Arc<Event>>, StoreError>> {
+        async move {
+            if let Some(topic) = topic {
+                return Ok(self.shared.log.lock().find_in(topic, id));
+            }
+            let mut next = Some(String::new());
+            while let Some(after) = next {
+                let found;
+                (found, next) = self.shared.log.lock().find_after(&after, id);
+                if found.is_some() {
+                    return Ok(found);
+                }
+                tokio::task::yield_now().await;
+            }
+            Ok(None)
+        }
+        .boxed()
     }
 
     fn announce<'a>(&'a self, report: &'a ReplicaReport) -> BoxFuture<'a, Result<(), StoreError>> {

@@ -22,7 +22,7 @@ Any program may call `tidegate_publish`; the others are the gateway's own. With 
 An id is "<milliseconds>-<sequence>". Errors are "<CODE> <what was wrong>"; unless it says otherwise, nothing was written.
 All checks of an event come before its first write. ]]
 
-local VERSION = 1
+local VERSION = 2
 local FORMAT = '1'
 
 -- Milliseconds that an id may lie ahead of the clock before it is taken for a mistake.
@@ -705,6 +705,58 @@ redis.register_function({
       reply[#reply + 1] = lost[at] or ''
       local oldest = redis.pcall('XRANGE', keys[3 + at], '-', '+', 'COUNT', 1)
       reply[#reply + 1] = oldest[1] and oldest[1][1] or ''
+    end
+    return reply
+  end,
+  flags = { 'no-writes' },
+})
+
+--[[ tidegate_summaries: how much is kept of topics.
+KEYS  1 meta  2 last, then the stream of each topic
+ARGV  the names of the topics, in the same order; not more than some hundred, for it looks at both ends of each
+Reply for each topic: last id or "", id of its end or "", number of events, their bytes on the wire, id of the oldest or ""
+Errors NOT_INITIALISED: there is no log; tidegate_init makes one.
+A function, because only figures travel, not the data of the events at both ends. ]]
+redis.register_function({
+  function_name = 'tidegate_summaries',
+  callback = function(keys, args)
+    local wrong = misplaced(keys, { 'last' })
+    if wrong then return fail('KEYS_INVALID', wrong) end
+    local state = state_of(keys[1], keys[2])
+    if state.missing then return fail('NOT_INITIALISED', 'there is no log yet') end
+    local reply = {}
+    if #args == 0 then return reply end
+    local lasts = redis.call('HMGET', keys[2], unpack(args))
+    for at = 1, #args do
+      local stream = keys[2 + at]
+      local last, ended = parse_last(lasts[at] or nil)
+      local _, total, err, ours, ours_end = newest(stream)
+      if not last then last, ended = ours, ours_end end
+      local none = not last or not below(state.born, last)
+      local count, bytes, first = 0, 0, nil
+      if not err then
+        count = redis.call('XLEN', stream)
+        -- The end is no event.
+        if ours_end then count = count - 1 end
+        local entries = redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)
+        if entries[1] and not total_of(entries[1]) then
+          entries = redis.call('XRANGE', stream, '-', '+', 'COUNT', FOREIGN)
+        end
+        for _, entry in ipairs(entries) do
+          local before = total_of(entry)
+          if before and not field_of(entry, 'x') then
+            first = entry[1]
+            local own = wire_bytes(first, field_of(entry, 'e') or 'message', field_of(entry, 'd') or '')
+            bytes = math.max(0, total - before + own)
+            break
+          end
+        end
+      end
+      reply[#reply + 1] = none and '' or format(last)
+      reply[#reply + 1] = ended and format(ended) or ''
+      reply[#reply + 1] = string.format('%d', count)
+      reply[#reply + 1] = string.format('%d', bytes)
+      reply[#reply + 1] = first or ''
     end
     return reply
   end,

@@ -10,7 +10,7 @@ use crate::event::EventId;
 /// The functions; their contract stands in the file.
 pub const SOURCE: &str = include_str!("functions.lua");
 /// The version of [`SOURCE`], which the file states, too.
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 
 /// Loads the library where it is missing or older. A newer one stays: it belongs to replicas that are already newer.
 pub(super) async fn load(link: &mut Link) -> Result<(), LinkError> {

@@ -25,6 +25,7 @@ mod keys;
 mod letters;
 mod library;
 mod link;
+mod listing;
 mod pages;
 mod pipe;
 mod positions;
@@ -69,11 +70,11 @@ use self::{
     stats::{Counters, Health},
 };
 use super::{
-    Append, AppendError, Appended, Feed, FeedItem, Keep, Mailbox, Page, Position, RedisStats,
-    ReplicaReport, Store, StoreError, StoreStats, mailbox,
+    Append, AppendError, Appended, Feed, FeedItem, Keep, Listing, Mailbox, Page, Position,
+    RedisStats, ReplicaReport, Store, StoreError, StoreStats, TopicPage, TopicSummary, mailbox,
 };
 use crate::{
-    event::{EventId, Topic},
+    event::{Event, EventId, Topic},
     log::{LostRange, RetentionRules},
 };
 
@@ -370,6 +371,25 @@ impl Store for RedisStore {
                 .unwrap_or(0))
         }
         .boxed()
+    }
+
+    fn summary<'a>(
+        &'a self,
+        topic: &'a Topic,
+    ) -> BoxFuture<'a, Result<Option<TopicSummary>, StoreError>> {
+        listing::summary(&self.reads, &self.shared, topic).boxed()
+    }
+
+    fn topics<'a>(&'a self, listing: &'a Listing) -> BoxFuture<'a, Result<TopicPage, StoreError>> {
+        listing::topics(&self.reads, &self.shared, listing).boxed()
+    }
+
+    fn find<'a>(
+        &'a self,
+        id: EventId,
+        topic: Option<&'a Topic>,
+    ) -> BoxFuture<'a, Result<Option<Arc<Event>>, StoreError>> {
+        listing::find(&self.reads, &self.shared, id, topic).boxed()
     }
 
     fn feed(&self) -> Box<dyn Feed> {
