@@ -46,9 +46,11 @@ impl Home for RedisHome {
         async move { connect(&opened.place::<RedisServer>(), everything()).await }.boxed()
     }
 
-    fn cut<'a>(&'a self, opened: &'a Opened) -> BoxFuture<'a, ()> {
+    fn cut<'a>(&'a self, opened: &'a Opened) -> BoxFuture<'a, bool> {
         let kill = &["CLIENT", "KILL", "TYPE", "pubsub"];
-        command(opened.place::<RedisServer>(), kill).boxed()
+        command(opened.place::<RedisServer>(), kill)
+            .map(|()| true)
+            .boxed()
     }
 
     /// Whole nodes of a stream are trimmed.

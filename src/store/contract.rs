@@ -88,9 +88,9 @@ pub trait Home: Sync {
     /// The same log as another replica has it.
     fn replica<'a>(&'a self, opened: &'a Opened) -> BoxFuture<'a, Arc<dyn Store>>;
 
-    /// Cuts the feeds of all replicas, where there is something to cut.
-    fn cut<'a>(&'a self, _opened: &'a Opened) -> BoxFuture<'a, ()> {
-        std::future::ready(()).boxed()
+    /// Cuts the feeds of all replicas. Returns whether there is something that can be cut.
+    fn cut<'a>(&'a self, _opened: &'a Opened) -> BoxFuture<'a, bool> {
+        std::future::ready(false).boxed()
     }
 
     /// How many events more than its limit says a topic may keep.
@@ -164,9 +164,9 @@ impl Home for FaultyHome {
         std::future::ready(store).boxed()
     }
 
-    fn cut<'a>(&'a self, opened: &'a Opened) -> BoxFuture<'a, ()> {
+    fn cut<'a>(&'a self, opened: &'a Opened) -> BoxFuture<'a, bool> {
         opened.place::<FaultyStore>().cut();
-        std::future::ready(()).boxed()
+        std::future::ready(true).boxed()
     }
 }
 
@@ -375,19 +375,9 @@ impl Follower {
         events
     }
 
-    /// Waits until `id` has been passed, whatever happens to the feed on the way.
-    async fn passes(&mut self, id: EventId) {
-        loop {
-            let at = match self.next().await {
-                FeedItem::Event(event, _) => event.id,
-                FeedItem::Frontier(id) => id,
-                FeedItem::Joined(_, position) => position.last,
-                FeedItem::Trimmed(..) | FeedItem::Cut => EventId::ZERO,
-            };
-            if at >= id {
-                return;
-            }
-        }
+    /// Waits until it is said that the feed was cut.
+    async fn is_cut(&mut self) {
+        while !matches!(self.next().await, FeedItem::Cut) {}
     }
 
     /// Waits until it is said that everything of `topic` up to `through` is gone.
