@@ -1,5 +1,7 @@
 //! What only operators see and do: `/metrics`, `/stats`, and what changes the log past its publishers.
 
+mod config;
+mod reload;
 mod stats;
 mod topics;
 
@@ -8,6 +10,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderValue, Response, header::CONTENT_TYPE};
 
+pub(crate) use config::config;
+pub(crate) use reload::{RELOAD, reload};
 pub(crate) use stats::stats;
 pub(crate) use topics::{TOPIC, delete_topic};
 

@@ -28,6 +28,7 @@ pub mod problem;
 mod publish;
 pub mod query;
 mod refusal;
+pub mod reload;
 pub mod server;
 mod sockets;
 pub mod stream;
@@ -128,9 +129,11 @@ const PUBLIC: [Route; 7] = [
     route("/health/ready", "GET, HEAD, OPTIONS"),
 ];
 
-const ADMIN: [Route; 6] = [
+const ADMIN: [Route; 8] = [
     route("/metrics", "GET, HEAD, OPTIONS"),
     route("/stats", "GET, HEAD, OPTIONS"),
+    route("/config", "GET, HEAD, OPTIONS"),
+    route(admin::RELOAD, "POST, OPTIONS"),
     route(admin::TOPIC, "DELETE, OPTIONS"),
     route("/health", "GET, HEAD, OPTIONS"),
     route("/health/live", "GET, HEAD, OPTIONS"),
@@ -247,6 +250,8 @@ impl Service<Request<Incoming>> for Routes {
                 "/health/live" => Ok(health::live()),
                 "/health/ready" => Ok(health::ready(&app)),
                 "/metrics" => admin::metrics(&app),
+                "/config" => Ok(admin::config(&app)),
+                admin::RELOAD => admin::reload(&app, caller).await,
                 admin::TOPIC => admin::delete_topic(&app, rest).await,
                 _ => admin::stats(&app, parts.uri.query()).await,
             }
