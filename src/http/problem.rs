@@ -64,7 +64,7 @@ pub enum Code {
 
 impl Code {
     /// All of them.
-    pub const ALL: [Self; 39] = [
+    pub const ALL: [Self; 40] = [
         Self::TopicInvalid,
         Self::TopicMissing,
         Self::TooManyTopics,
