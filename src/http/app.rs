@@ -13,20 +13,29 @@ use arc_swap::ArcSwap;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{alarm::Alarms, orders, problem::Code, streams::Streams, tls::Tls};
+use super::{
+    alarm::Alarms,
+    orders,
+    problem::Code,
+    reload::{Reloader, unusable},
+    streams::{StreamHandle, Streams},
+    tls::Tls,
+};
 use crate::{
     auth::{Auth, AuthError, Tickets},
-    config::Config,
+    config::{Config, Right, Wrong},
     hub::Hub,
     layers::rate::Rates,
     store::{Letters, ReplicaReport, StoreError},
-    telemetry::{Metrics, ProcessStats, metrics::Snapshot},
+    telemetry::{self, CloseReason, Metrics, ProcessStats, metrics::Snapshot},
 };
 
 /// What all requests share.
 pub struct App {
     /// The settings; a reload puts others in their place.
     config: ArcSwap<Config>,
+    /// Where they come from.
+    pub reloader: Reloader,
     /// Topics and subscribers.
     pub hub: Hub,
     /// What is counted.
@@ -85,9 +94,11 @@ impl App {
     ///
     /// # Errors
     /// When the settings name keys that cannot be read.
-    pub fn new(config: Config, hub: Hub) -> Result<Arc<Self>, AuthError> {
+    pub fn new(reloader: Reloader, hub: Hub) -> Result<Arc<Self>, AuthError> {
+        let config = reloader.config();
         let auth = Auth::new(&config, None)?;
         let metrics = Arc::new(Metrics::new(hub.store().kind(), hub.store().latency()));
+        metrics.configured();
         for code in Code::ALL {
             metrics.may_refuse(code.as_str(), false);
             if code.is_temporary() {
@@ -98,7 +109,8 @@ impl App {
         let letters = Letters::new(hub.store().clone(), &replica);
         Ok(Arc::new(Self {
             streams: Arc::new(Streams::new(replica.clone(), metrics.clone())),
-            config: ArcSwap::from_pointee(config),
+            config: ArcSwap::new(config),
+            reloader,
             hub,
             metrics,
             alarms: Arc::new(Alarms::default()),
@@ -139,6 +151,62 @@ impl App {
     /// The settings as they are now.
     pub fn config(&self) -> Arc<Config> {
         self.config.load_full()
+    }
+
+    /// Puts other settings into force: all of them, or none.
+    ///
+    /// # Errors
+    /// When something that they name cannot be used.
+    pub(super) fn apply(&self, config: Arc<Config>) -> Result<(), Wrong> {
+        let old = self.config();
+        // First what can fail, and of this last what is in force as soon as it has not.
+        let auth = Auth::new(&config, Some(&self.auth())).map_err(|error| unusable(&error))?;
+        if let Some(tls) = self.tls()
+            && config.server.tls != old.server.tls
+        {
+            tls.reload(&config.server.tls)
+                .map_err(|error| unusable(&error))?;
+        }
+        self.auth.store(Arc::new(auth));
+        self.hub.retain(config.keep());
+        self.hub.limit_topics(config.limits.topics);
+        if let Some(log) = telemetry::logs::handle() {
+            // What was set by hand stays until the setting is another. It has been parsed before.
+            if config.log.level.as_str() != old.log.level.as_str() {
+                let _ = log.set_level(config.log.level.as_str());
+            }
+            log.set_access(config.log.access);
+            log.set_audit(config.log.audit);
+        }
+        self.config.store(config);
+        self.judge_streams();
+        Ok(())
+    }
+
+    /// Ends the streams that would not be opened any more: their token was taken back, or allows less.
+    fn judge_streams(&self) {
+        let handles = self.streams.handles();
+        let ended = handles.iter().filter(|handle| !self.judge(handle)).count();
+        if ended > 0 {
+            tracing::info!(
+                streams = ended,
+                "streams were ended, because the new settings do not allow them"
+            );
+        }
+    }
+
+    /// Ends a stream that would not be opened by the settings of now. A stream that opens during a reload has to ask once more,
+    /// when others can see it.
+    pub(crate) fn judge(&self, handle: &StreamHandle) -> bool {
+        let (auth, identity) = (self.auth(), handle.identity());
+        let may = auth.current(&identity).is_some_and(|identity| {
+            let may = |topic| auth.may(&identity, Right::Subscribe, topic);
+            handle.request.topics.iter().all(may)
+        });
+        if !may {
+            self.streams.close(handle, CloseReason::AuthExpired);
+        }
+        may
     }
 
     /// Resident memory at the last look.

@@ -39,12 +39,8 @@ pub(super) async fn get(
     let options = query.stream_options(topics.as_slice().len())?;
     query.refuse()?;
     let (start, from_header) = query.start(headers)?;
-    allowed(
-        &app.auth(),
-        &caller.identity,
-        Right::Subscribe,
-        topics.as_slice(),
-    )?;
+    let auth = app.auth();
+    allowed(&auth, &caller.identity, Right::Subscribe, topics.as_slice())?;
     if app.mode() == Mode::Draining {
         return Err(Problem::new(
             Code::Draining,
@@ -82,6 +78,9 @@ pub(super) async fn get(
             caller.identity.clone(),
             caller.kill.clone(),
         );
+        if !Arc::ptr_eq(&auth, &app.auth()) {
+            app.judge(scope.handle());
+        }
         *response.body_mut() = Body::Stream(Box::new(EventStream::new(
             app.clone(),
             subscriber,

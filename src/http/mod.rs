@@ -29,6 +29,7 @@ pub mod problem;
 mod publish;
 pub mod query;
 mod refusal;
+pub mod reload;
 pub mod server;
 mod sockets;
 pub mod stream;
@@ -130,7 +131,7 @@ const PUBLIC: [Route; 7] = [
     route("/health/ready", "GET, HEAD, OPTIONS"),
 ];
 
-const ADMIN: [Route; 12] = [
+const ADMIN: [Route; 14] = [
     route("/metrics", "GET, HEAD, OPTIONS"),
     route("/stats", "GET, HEAD, OPTIONS"),
     route(admin::topics::TOPICS, "GET, HEAD, OPTIONS"),
@@ -140,6 +141,8 @@ const ADMIN: [Route; 12] = [
     route(admin::events::EVENT, "GET, HEAD, OPTIONS"),
     route(admin::log_level::LOG_LEVEL, "GET, HEAD, PUT, OPTIONS"),
     route(admin::drain::DRAIN, "POST, OPTIONS"),
+    route("/config", "GET, HEAD, OPTIONS"),
+    route(admin::RELOAD, "POST, OPTIONS"),
     route("/health", "GET, HEAD, OPTIONS"),
     route("/health/live", "GET, HEAD, OPTIONS"),
     route("/health/ready", "GET, HEAD, OPTIONS"),
@@ -272,6 +275,8 @@ impl Service<Request<Incoming>> for Routes {
                 }
                 admin::log_level::LOG_LEVEL => admin::log_level::show(),
                 admin::drain::DRAIN => Ok(admin::drain::drain(&app, caller)),
+                "/config" => Ok(admin::config(&app)),
+                admin::RELOAD => admin::reload(&app, caller).await,
                 _ => admin::stats(&app, parts.uri.query()).await,
             }
         })

@@ -59,12 +59,13 @@ pub enum Code {
     UrlTooLarge,
     RequestMalformed,
     RequestTimeout,
+    ConfigInvalid,
     Internal,
 }
 
 impl Code {
     /// All of them.
-    pub const ALL: [Self; 40] = [
+    pub const ALL: [Self; 41] = [
         Self::TopicInvalid,
         Self::TopicMissing,
         Self::TooManyTopics,
@@ -104,6 +105,7 @@ impl Code {
         Self::UrlTooLarge,
         Self::RequestMalformed,
         Self::RequestTimeout,
+        Self::ConfigInvalid,
         Self::Internal,
     ];
 
@@ -265,6 +267,11 @@ impl Code {
                 "request_timeout",
                 S::REQUEST_TIMEOUT,
                 "The request did not arrive in time",
+            ),
+            Self::ConfigInvalid => (
+                "config_invalid",
+                S::UNPROCESSABLE_ENTITY,
+                "The settings are not valid",
             ),
             Self::Internal => (
                 "internal",
