@@ -130,7 +130,7 @@ async fn a_survey_of_a_thousand_streams_disturbs_nobody() {
     };
     let (survey, event) = tokio::join!(surveys, events);
     assert!(survey < Duration::from_secs(3), "a survey took {survey:?}");
-    assert!(event < Duration::from_secs(1), "an event took {event:?}");
+    assert!(event < Duration::from_secs(2), "an event took {event:?}");
     for reader in readers.iter_mut().step_by(100) {
         let wanted: Vec<String> = (0..30).map(|number| number.to_string()).collect();
         assert_eq!(reader.take(30).await, wanted, "in order, once");
@@ -150,8 +150,14 @@ async fn a_stream_that_is_closed_ends_politely_and_comes_back_where_it_was() {
     assert_eq!(answer.json()["closed"], true);
     reader.rest().await;
     assert!(reader.ended_whole());
-    let again = gateway.ask_admin(Request::new("DELETE", &target)).await;
-    assert_eq!(again.status(), 404, "{again:?}");
+    eventually("the connection to be gone", async || {
+        let again = gateway.ask_admin(Request::new("DELETE", &target)).await;
+        match again.status() {
+            404 => Ok(()),
+            _ => Err(again.text()),
+        }
+    })
+    .await;
     gateway.publish("orders", "b").await;
     let mut back = gateway.resume("orders", reader.cursor()).await;
     assert_eq!(back.replay(), "complete");
