@@ -9,7 +9,14 @@ async fn the_figures_follow_what_happens() {
     assert_eq!(quiet.status(), 200, "{quiet:?}");
     assert_eq!(quiet.header("content-type"), Some("application/json"));
     let json = quiet.json();
-    for member in ["connections", "topics", "messages", "store", "memory"] {
+    for member in [
+        "connections",
+        "topics",
+        "messages",
+        "message_queue",
+        "store",
+        "memory",
+    ] {
         assert!(!json[member].is_null(), "no {member}: {json}");
     }
     let _readers = [

@@ -73,7 +73,8 @@ pub(super) async fn get(
                 peer: caller.peer,
                 address: caller.address,
                 request_id: caller.request_id.clone(),
-                topics: topics.as_slice().into(),
+                // Those of the hub, which all streams of a topic share.
+                topics: subscriber.topics().cloned().collect(),
             },
             caller.identity.clone(),
             caller.kill.clone(),

@@ -226,6 +226,7 @@ impl<W: Wire> StreamWriter<W> {
                     if self.stream.app().alarms.now() >= until {
                         return Poll::Ready(CloseReason::Finished);
                     }
+                    self.stream.answer(self.progress, false);
                     self.stream.ring_at(until, cx);
                     return Poll::Pending;
                 }
