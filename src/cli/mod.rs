@@ -5,6 +5,7 @@ mod healthcheck;
 mod publish;
 mod serve;
 mod tail;
+mod token;
 
 use clap::{Parser, Subcommand};
 
@@ -26,6 +27,8 @@ enum Sub {
     Publish(publish::Publish),
     /// Follow topics in the terminal, resuming whenever the stream breaks.
     Tail(tail::Tail),
+    /// Make a signed token (JWT) and print it.
+    Token(Box<token::Token>),
     /// Ask a gateway whether it is ready; exit 0 if so. For health checks of containers.
     Healthcheck(healthcheck::Healthcheck),
 }
@@ -41,6 +44,7 @@ impl Command {
             Some(Sub::Serve(serve)) => serve.run(),
             Some(Sub::Publish(publish)) => publish.run(),
             Some(Sub::Tail(tail)) => tail.run(),
+            Some(Sub::Token(token)) => token.run(),
             Some(Sub::Healthcheck(healthcheck)) => healthcheck.run(),
         }
     }
