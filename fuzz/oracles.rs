@@ -6,7 +6,9 @@
 
 use std::{
     fmt,
-    sync::Arc,
+    pin::pin,
+    sync::{Arc, LazyLock},
+    task::{Context, Poll, Waker},
     time::{Duration, SystemTime},
 };
 
@@ -18,6 +20,8 @@ use serde::{
 };
 use serde_json::Value;
 use tidegate::{
+    auth::{Auth, Credential, CredentialKind, Denied, MAX_BYTES, Tickets, credential},
+    config::{Config, Sources},
     event::{
         Envelope, Event, EventId, EventType, Frame, Message, Parser, PublishItem, Topic, TopicList,
         TopicListError,
@@ -774,4 +778,151 @@ pub(crate) fn feed(bytes: &[u8]) {
     assert!(event.previous < event.id);
     assert_eq!(event.topic, topic);
     assert_eq!(event.kind.as_str().parse::<EventType>(), Ok(event.kind));
+}
+
+/// The gateway that tokens are shown to, and all of them that it knows: nobody without its secrets makes another one.
+static AUTH: LazyLock<Auth> = LazyLock::new(|| {
+    let secret = "a secret of at least thirty-two bytes".to_owned();
+    let flags = vec![
+        ("auth.jwt.secret".to_owned(), secret),
+        ("admin.token".to_owned(), "s3cret-1".to_owned()),
+    ];
+    let sources = Sources {
+        flags,
+        ..Sources::default()
+    };
+    let config = Config::load(&sources).expect("settings");
+    Auth::new(&config, None).expect("settings of auth")
+});
+const KNOWN: [&str; 3] = [
+    "s3cret-1",
+    "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJleHAiOjQwMDAwMDAwMDAsInN1YiI6ImFubiIsInRpZGVnYXRlIjp7InN1YnNjcmliZSI6WyJvcmRlcnMvKiJdfX0.RTf3D3KLQFm6E22fhZ2GZZQcoaufrTtzcwD4O26Cilw",
+    "eyJhbGciOiJIUzI1NiIsImtpZCI6ImsifQ.eyJleHAiOjQwMDAwMDAwMDAsIm5iZiI6MSwiYXVkIjpbImEiLCJiIl0sImlzcyI6Im1lIn0.GFUQ348PhwDASSMtYJBrt8C1hEkZV7HJO3iu08PO5SM",
+];
+const HAS_EXPIRED: &str = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJleHAiOjEwMDAwMDAwMDAsInN1YiI6ImFubiJ9.B2JYSFTXhCmtaBPV1qyw7M_H5xhKnB1Dwc08FiYLIrI";
+
+/// `Authorization` on the first line, `Cookie` on the second, a query after them: the credential is the first that is there,
+/// nobody gets in with one that was not made for it, and a ticket of which anything was changed is none.
+pub(crate) fn token(bytes: &[u8]) {
+    let (authorization, rest) = cut(bytes, b'\n').unwrap_or((bytes, b""));
+    let (cookie, query) = cut(rest, b'\n').unwrap_or((rest, b""));
+    let mut headers = HeaderMap::new();
+    for (name, line) in [("authorization", authorization), ("cookie", cookie)] {
+        if let Ok(value) = HeaderValue::from_bytes(line)
+            && !line.is_empty()
+        {
+            headers.insert(name, value);
+        }
+    }
+    let query = std::str::from_utf8(query).unwrap_or_default();
+    let query = Query::parse(Some(query)).unwrap_or_default();
+    let found = credential(&headers, &query, "tidegate");
+    match (&found, expected_credential(&headers, &query)) {
+        (Ok(found), Ok(expected)) => {
+            let found = found.as_ref().map(|found| (found.kind, found.expose()));
+            let expected = expected.as_ref().map(|(kind, text)| (*kind, &**text));
+            assert_eq!(found, expected);
+        }
+        (Err(Denied::Invalid(_)), Err(_)) => {}
+        (found, expected) => panic!("{found:?}, expected {expected:?}"),
+    }
+    let whole = String::from_utf8_lossy(bytes);
+    let shown = [
+        found.ok().flatten(),
+        Some(Credential::new(CredentialKind::Bearer, &*whole)),
+        Some(Credential::new(
+            CredentialKind::Bearer,
+            query.first("access_token").unwrap_or("x"),
+        )),
+    ];
+    for credential in shown.into_iter().flatten() {
+        identify(&credential);
+    }
+
+    let (tickets, moment) = (Tickets::new([7; 32]), SystemTime::UNIX_EPOCH);
+    assert!(tickets.read(&whole, moment).is_err());
+    let Ok(identity) = known(KNOWN[1]) else {
+        panic!("it is known")
+    };
+    let ticket = tickets.mint(&identity, moment).into_bytes();
+    assert!(ticket.len() < 1_000);
+    let changed: Vec<u8> = ticket
+        .iter()
+        .zip(bytes.iter().chain(std::iter::repeat(&0)))
+        .map(|(byte, change)| byte ^ (change & 7))
+        .collect();
+    let read = tickets.read(&String::from_utf8_lossy(&changed), moment);
+    assert_eq!(read.is_ok(), changed == ticket, "{read:?}");
+}
+
+fn known(token: &str) -> Result<tidegate::auth::Identity, Denied> {
+    let moment = SystemTime::UNIX_EPOCH + Duration::from_secs(2_000_000_000);
+    let credential = Credential::new(CredentialKind::Bearer, token);
+    let mut future = pin!(AUTH.identify(&credential, moment));
+    match future
+        .as_mut()
+        .poll(&mut Context::from_waker(Waker::noop()))
+    {
+        Poll::Ready(identified) => identified,
+        Poll::Pending => panic!("there is nothing to wait for"),
+    }
+}
+
+fn identify(credential: &Credential<'_>) {
+    let text = credential.expose();
+    match known(text) {
+        Ok(identity) => {
+            assert!(KNOWN.contains(&text), "{text} was made up");
+            assert_eq!(identity.is_admin(), text == KNOWN[0]);
+        }
+        Err(Denied::Expired(_)) => assert_eq!(text, HAS_EXPIRED),
+        Err(Denied::Invalid(why)) => {
+            assert!(!KNOWN.contains(&text), "{text}: {why}");
+            assert!(text.len() < 48 || !why.contains(text), "{why}");
+        }
+        Err(denied) => panic!("{denied:?} without a set of keys"),
+    }
+}
+
+/// The credential by the rules; what they expect, where they refuse it.
+fn expected_credential(
+    headers: &HeaderMap,
+    query: &Query<'_>,
+) -> Result<Option<(CredentialKind, String)>, &'static str> {
+    let found = if let Some(value) = headers.get("authorization") {
+        let line = value.to_str().map_err(|_| "ASCII")?.trim();
+        let words: Vec<&str> = line.split(' ').filter(|word| !word.is_empty()).collect();
+        let [scheme, token] = words[..] else {
+            return Err("two words");
+        };
+        if !scheme.eq_ignore_ascii_case("bearer") || token.contains('\t') {
+            return Err("a bearer token");
+        }
+        Some((CredentialKind::Bearer, token.to_owned()))
+    } else if let Some(ticket) = query.first("ticket") {
+        Some((CredentialKind::Ticket, ticket.to_owned()))
+    } else if let Some(token) = query.first("access_token") {
+        Some((CredentialKind::AccessToken, token.to_owned()))
+    } else {
+        let line = headers.get("cookie").and_then(|line| line.to_str().ok());
+        let mut found = None;
+        for pair in line.unwrap_or_default().split(';').rev() {
+            let Some(at) = pair.find('=') else { continue };
+            let (name, value) = (pair[..at].trim(), pair[at + 1..].trim());
+            let bare = value.len() >= 2 && value.starts_with('"') && value.ends_with('"');
+            let value = if bare {
+                &value[1..value.len() - 1]
+            } else {
+                value
+            };
+            if name == "tidegate" && !value.is_empty() {
+                found = Some((CredentialKind::Cookie, value.to_owned()));
+            }
+        }
+        found
+    };
+    match found {
+        Some((_, text)) if text.is_empty() || text.len() > MAX_BYTES => Err("length"),
+        found => Ok(found),
+    }
 }

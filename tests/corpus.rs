@@ -135,3 +135,9 @@ fn a_message_of_the_feed_is_what_the_function_writes() {
     let shape = r"[0-9]{1,2}-[0-9] [0-9]{1,2}-[0-9] [exdy]( [a-c$ \n]{0,4})?(\n[a-c\r\né]{0,4})?";
     hold("feed", shape, oracles::feed);
 }
+
+#[test]
+fn nobody_gets_in_with_what_was_not_made_for_it() {
+    let shape = r#"((Bearer|bearer|Basic|) {0,2}([a-z0-9A-Z_-]{0,8}\.?){0,4}[ \t]?)?\n((tidegate|a)=?"?[a-z]{0,3}"?; ?){0,3}\n((ticket|access_token|topic)=([a-z0-9._-]{0,6}|%[0-9A-F]{2})&?){0,3}"#;
+    hold("token", shape, oracles::token);
+}

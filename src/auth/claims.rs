@@ -37,7 +37,9 @@ struct Claims<'a> {
     tidegate: Option<&'a RawValue>,
 }
 
+/// What is not known is refused: it may limit the rights that are.
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Rights {
     subscribe: Option<Value>,
     publish: Option<Value>,
@@ -85,6 +87,7 @@ impl Rules {
             admin: false,
             expires: Some(expires),
             source: source.clone(),
+            ticket: false,
         })
     }
 

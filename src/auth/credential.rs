@@ -121,7 +121,7 @@ fn bearer(headers: &HeaderMap) -> Result<&str, Denied> {
             "Authorization is of another kind: Bearer and a token were expected",
         ));
     }
-    let token = token.trim_start();
+    let token = token.trim_start_matches(' ');
     if token.contains(char::is_whitespace) {
         return Err(Denied::invalid(
             "Authorization: Bearer holds more than one word",
@@ -211,6 +211,7 @@ mod tests {
             "Bearerx.y",
             "Bearer x y",
             "Bearer x\ty",
+            "Bearer \tx",
             "x.y",
             "Bearer \u{e9}",
         ] {

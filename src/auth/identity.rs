@@ -38,6 +38,8 @@ pub struct Identity {
     pub(super) admin: bool,
     pub(super) expires: Option<SystemTime>,
     pub(super) source: Source,
+    /// Whether it came by a ticket.
+    pub(super) ticket: bool,
 }
 
 impl Identity {
@@ -51,6 +53,7 @@ impl Identity {
             admin: false,
             expires: None,
             source: Source::Anonymous,
+            ticket: false,
         }
     }
 
@@ -87,6 +90,11 @@ impl Identity {
     /// Whether it may do what operators do.
     pub fn is_admin(&self) -> bool {
         self.admin
+    }
+
+    /// Whether it was shown by a ticket, which is not good for another ticket: they would go on for ever.
+    pub fn by_ticket(&self) -> bool {
+        self.ticket
     }
 
     /// When it ends; never, if nothing says so.

@@ -2,8 +2,9 @@
 
 use std::fmt;
 
-use aws_lc_rs::signature::{
-    ECDSA_P256_SHA256_FIXED, ED25519, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256,
+use aws_lc_rs::{
+    rsa,
+    signature::{ECDSA_P256_SHA256_FIXED, ED25519, ParsedPublicKey, RsaPublicKeyComponents},
 };
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, DecodingKey};
@@ -121,12 +122,7 @@ impl Key {
         let (algorithm, key) = match (&*jwk.kty, jwk.crv.as_deref()) {
             ("RSA", _) => {
                 let (n, e) = (bytes(jwk.n.as_deref())?, bytes(jwk.e.as_deref())?);
-                let bits = n.iter().position(|&byte| byte != 0).map_or(0, |zeros| {
-                    8 * (n.len() - zeros) - n[zeros].leading_zeros() as usize
-                });
-                if !(2048..=8192).contains(&bits) {
-                    return Err(KeyError::Kind);
-                }
+                modulus(&n)?;
                 let key = DecodingKey::from_rsa_raw_components(&n, &e);
                 (Algorithm::RS256, key)
             }
@@ -214,11 +210,26 @@ pub(super) fn algorithm(name: &str) -> Option<Algorithm> {
 /// Whether these bytes are a public key for that algorithm: on its curve, of its size.
 fn check(algorithm: Algorithm, bytes: &[u8]) -> Result<(), KeyError> {
     let parsed = match algorithm {
-        Algorithm::RS256 => ParsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, bytes),
+        Algorithm::RS256 => {
+            let key = rsa::PublicKey::from_der(bytes).map_err(|_| KeyError::Kind)?;
+            return modulus(&RsaPublicKeyComponents::<Vec<u8>>::from(&key).n);
+        }
         Algorithm::ES256 => ParsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, bytes),
         _ => ParsedPublicKey::new(&ED25519, bytes),
     };
     parsed.map(drop).map_err(|_| KeyError::Kind)
+}
+
+/// Whether an RSA key is of a size that signatures are checked with: otherwise none would ever be right.
+fn modulus(n: &[u8]) -> Result<(), KeyError> {
+    let zeros = n.iter().take_while(|&&byte| byte == 0).count();
+    let first = n.get(zeros).map_or(8, |byte| byte.leading_zeros() as usize);
+    let bits = (8 * (n.len() - zeros)).saturating_sub(first);
+    if (2048..=8192).contains(&bits) {
+        Ok(())
+    } else {
+        Err(KeyError::Kind)
+    }
 }
 
 fn bytes(text: Option<&str>) -> Result<Vec<u8>, KeyError> {

@@ -12,12 +12,18 @@
 //!
 //! Not here: how a refusal is answered ([`crate::http`]), how often somebody may fail, and that a ticket is used once.
 
+#[cfg(test)]
+mod attacks;
 mod claims;
 mod credential;
 mod denied;
 mod fetch;
+#[cfg(test)]
+mod forge;
 mod identity;
 mod jwks;
+#[cfg(test)]
+mod jwks_tests;
 mod jwt;
 mod key;
 mod static_tokens;
@@ -253,6 +259,7 @@ impl Auth {
                 let admin = now.admin && identity.admin;
                 Some(Identity {
                     admin,
+                    ticket: identity.ticket,
                     ..now.clone()
                 })
             }

@@ -71,6 +71,7 @@ impl StaticTokens {
                 admin: token.admin,
                 expires: None,
                 source: Source::Token { name, print: None },
+                ticket: false,
             };
             add(
                 format!("auth.tokens: {}", token.name),

@@ -162,6 +162,7 @@ impl Tickets {
                 Origin::Token(name) => Source::Token { name, print: None },
                 Origin::Signed => Source::Signed,
             },
+            ticket: true,
         };
         Ok((TicketId(payload.id), identity))
     }
@@ -173,4 +174,153 @@ fn millis(moment: SystemTime) -> u64 {
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+    use crate::auth::forge::{NOW, at, now};
+
+    const KEY: [u8; 32] = [7; 32];
+
+    fn identity() -> Identity {
+        let patterns = |names: &[&str]| -> Arc<[TopicPattern]> {
+            let patterns = names.iter().map(|name| name.parse().expect("a pattern"));
+            patterns.collect()
+        };
+        Identity {
+            subject: Some("ann".into()),
+            caller: "jwt:0::ann".into(),
+            subscribe: patterns(&["orders/*", "数据"]),
+            publish: patterns(&["chat"]),
+            admin: true,
+            expires: Some(at(NOW + 600)),
+            source: Source::Jwks,
+            ticket: false,
+        }
+    }
+
+    #[test]
+    fn a_ticket_carries_an_identity_but_no_operator() {
+        let tickets = Tickets::new(KEY);
+        let ticket = tickets.mint(&identity(), now());
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+        assert!(ticket.bytes().all(plain), "{ticket}");
+        // Another replica reads it, a moment later.
+        let (id, read) = Tickets::new(KEY)
+            .read(&ticket, now() + Duration::from_secs(29))
+            .expect("a ticket");
+        assert_eq!(id.as_str().len(), 22);
+        let expected = Identity {
+            admin: false,
+            source: Source::Signed,
+            ticket: true,
+            ..identity()
+        };
+        assert_eq!(read, expected);
+        assert!(read.by_ticket() && Identity::same_subject(&read, &identity()));
+    }
+
+    #[test]
+    fn no_two_tickets_are_one() {
+        let tickets = Tickets::new(KEY);
+        let ids = (0..100).map(|_| {
+            let ticket = tickets.mint(&identity(), now());
+            tickets.read(&ticket, now()).expect("a ticket").0
+        });
+        assert_eq!(ids.collect::<HashSet<_>>().len(), 100);
+    }
+
+    #[test]
+    fn a_ticket_ends_with_its_time_and_with_its_token() {
+        let tickets = Tickets::new(KEY);
+        let ticket = tickets.mint(&identity(), now());
+        let read = |ticket: &str, seconds| tickets.read(ticket, at(NOW + seconds)).map(drop);
+        assert_eq!(read(&ticket, 30), Err(Denied::Expired(at(NOW + 30))));
+        assert_eq!(read(&ticket, 10_000), Err(Denied::Expired(at(NOW + 30))));
+        let soon = Identity {
+            expires: Some(at(NOW + 10)),
+            ..identity()
+        };
+        let ticket = tickets.mint(&soon, now());
+        assert_eq!(read(&ticket, 9), Ok(()));
+        assert_eq!(read(&ticket, 10), Err(Denied::Expired(at(NOW + 10))));
+        let never = Identity {
+            expires: None,
+            ..identity()
+        };
+        assert_eq!(read(&tickets.mint(&never, now()), 29), Ok(()));
+        // Its mark would be gone before it ends.
+        let ahead = tickets.mint(&identity(), at(NOW + 100));
+        assert!(matches!(read(&ahead, 0), Err(Denied::Invalid(_))));
+    }
+
+    #[test]
+    fn a_ticket_of_which_any_byte_was_changed_is_none() {
+        let tickets = Tickets::new(KEY);
+        let ticket = tickets.mint(&identity(), now());
+        let foreign = |ticket: &str| {
+            let read = tickets.read(ticket, now());
+            assert!(
+                matches!(read, Err(Denied::Invalid(_))),
+                "{ticket}: {read:?}"
+            );
+        };
+        for at in 0..ticket.len() {
+            foreign(&ticket[..at]);
+            for other in ["A", "z", "-", "=", "\n", "."] {
+                let mut changed = ticket.clone();
+                changed.replace_range(at..=at, other);
+                if changed != ticket {
+                    foreign(&changed);
+                }
+            }
+            let mut bytes = URL_SAFE_NO_PAD.decode(&ticket).expect("base64url");
+            let at = at % bytes.len();
+            bytes[at] ^= 1;
+            foreign(&URL_SAFE_NO_PAD.encode(bytes));
+        }
+        foreign(&(ticket.clone() + "A"));
+        foreign(&Tickets::new([8; 32]).mint(&identity(), now()));
+        foreign(&"A".repeat(MAX_BYTES + 1));
+        foreign("é");
+    }
+
+    /// What the key signs elsewhere is no ticket.
+    #[test]
+    fn a_signature_for_something_else_makes_no_ticket() {
+        let tickets = Tickets::new(KEY);
+        let ticket = tickets.mint(&identity(), now());
+        let bytes = URL_SAFE_NO_PAD.decode(ticket).expect("base64url");
+        let payload = &bytes[..bytes.len() - SIGNATURE_BYTES];
+        let bare = hmac::sign(&hmac::Key::new(HMAC_SHA256, &KEY), payload);
+        let forged = URL_SAFE_NO_PAD.encode([payload, bare.as_ref()].concat());
+        assert!(tickets.read(&forged, now()).is_err());
+    }
+
+    #[test]
+    fn a_ticket_holds_nothing_to_guess_a_secret_by() {
+        let token = Identity {
+            source: Source::Token {
+                name: "shop".into(),
+                print: Some([9; 16]),
+            },
+            ..identity()
+        };
+        let tickets = Tickets::new(KEY);
+        let bytes = URL_SAFE_NO_PAD.decode(tickets.mint(&token, now()));
+        let text = String::from_utf8_lossy(&bytes.expect("base64url")).into_owned();
+        assert!(text.contains("shop") && !text.contains("9,9"), "{text}");
+        assert_eq!(format!("{tickets:?}"), "***");
+        let operator = Identity {
+            source: Source::Admin([9; 16]),
+            ..identity()
+        };
+        let (_, read) = tickets
+            .read(&tickets.mint(&operator, now()), now())
+            .expect("a ticket");
+        assert!(!read.is_known() && !read.is_admin());
+    }
 }

@@ -7,6 +7,7 @@ mod publish;
 mod serve;
 mod sources;
 mod tail;
+mod token;
 
 use clap::{Parser, Subcommand};
 
@@ -35,6 +36,8 @@ enum Sub {
     Tail(tail::Tail),
     /// Check or show the settings that `serve` would have.
     Config(config::Config),
+    /// Make a signed token (JWT) and print it.
+    Token(Box<token::Token>),
     /// Ask a gateway whether it is ready; exit 0 if so. For health checks of containers.
     Healthcheck(healthcheck::Healthcheck),
 }
@@ -51,6 +54,7 @@ impl Command {
             Some(Sub::Publish(publish)) => publish.run(),
             Some(Sub::Tail(tail)) => tail.run(),
             Some(Sub::Config(config)) => config.run(),
+            Some(Sub::Token(token)) => token.run(),
             Some(Sub::Healthcheck(healthcheck)) => healthcheck.run(),
         }
     }
