@@ -18,6 +18,7 @@ mod functions;
 mod gap;
 mod health;
 mod keepalive;
+mod logs;
 mod metrics;
 mod order;
 mod producers;
@@ -31,4 +32,6 @@ mod store_contract;
 mod stuck_reader;
 mod survey;
 mod tls;
+#[cfg(feature = "otlp")]
+mod traces;
 mod wire;

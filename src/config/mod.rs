@@ -382,6 +382,19 @@ impl Config {
         auth.anonymous.is_empty() && auth.tokens.is_empty() && !auth.jwt.is_configured()
     }
 
+    /// Every secret in it, for those who have to keep them out of what they write.
+    pub fn secrets(&self) -> impl Iterator<Item = &str> {
+        let tokens = self.auth.tokens.iter().map(|token| &token.token);
+        let single = [
+            &self.admin.token,
+            &self.auth.jwt.secret,
+            &self.redis.password,
+        ];
+        let url = self.redis.url.as_ref().and_then(|url| url.password());
+        let settings = tokens.chain(single.into_iter().flatten());
+        settings.map(Secret::expose).chain(url)
+    }
+
     /// The rules of retention.
     pub fn retention_rules(&self) -> RetentionRules {
         let millis = |age: Duration| u64::try_from(age.as_millis()).unwrap_or(u64::MAX);

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     auth::Identity,
-    config::{Config, Secret},
+    config::Config,
     http::{
         Caller, Refusable,
         app::App,
@@ -111,11 +111,11 @@ where
         let started = Instant::now();
         let (app, often) = (self.app.clone(), self.often.clone());
         let peer = request.extensions().get::<Peer>().cloned();
-        let request_id = taken(request.headers())
+        let config = app.config();
+        let request_id = taken(&config, request.headers())
             .unwrap_or_else(|| format!("{:016x}", rand::random::<u64>()).into());
         let method = method_name(request.method());
         let route = route_name(request.uri().path());
-        let config = app.config();
         let anonymous = self.anonymous.clone();
         let trace = RequestTrace::begin(request.headers(), span_name(method, route));
         let path = (route == "other").then(|| shown(&config, request.uri().path()));
@@ -212,11 +212,8 @@ fn span_name(method: &str, route: &str) -> Option<&'static str> {
 
 /// The path of a request for which there is no route, without what could be a credential.
 fn shown(config: &Config, path: &str) -> String {
-    let admin = config.admin.token.iter();
-    let tokens = config.auth.tokens.iter().map(|token| &token.token);
-    let secrets = admin.chain(tokens).chain(&config.auth.jwt.secret);
-    let secrets: Vec<&str> = secrets
-        .map(Secret::expose)
+    let secrets: Vec<&str> = config
+        .secrets()
         .filter(|secret| !secret.is_empty())
         .collect();
     shown_path(path, |part| {
@@ -225,13 +222,14 @@ fn shown(config: &Config, path: &str) -> String {
 }
 
 /// The id that the client or a proxy gave the request, if it is fit for a log line.
-fn taken(headers: &HeaderMap) -> Option<Arc<str>> {
+fn taken(config: &Config, headers: &HeaderMap) -> Option<Arc<str>> {
     let id = headers.get(REQUEST_ID)?.to_str().ok()?;
     let plain = (1..=64).contains(&id.len())
         && id
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte));
-    plain.then(|| id.into())
+    // Somebody may have pasted a token into the wrong header.
+    (plain && config.secrets().all(|secret| secret != id)).then(|| id.into())
 }
 
 fn method_name(method: &Method) -> &'static str {

@@ -17,7 +17,8 @@ use tidegate::event::EventId;
 use tokio::{sync::watch, time::Instant};
 
 use super::{
-    Connection, PATIENCE, Request, Response, Subscriber, Subscription, id, within, within_time,
+    Connection, PATIENCE, Request, Response, Subscriber, Subscription, eventually, id, within,
+    within_time,
 };
 
 /// What a process has said so far.
@@ -97,7 +98,12 @@ impl Program {
 
     /// Asks it to end.
     pub(crate) fn terminate(&self) {
-        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
+        self.signal(Signal::TERM);
+    }
+
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
     /// Sends it a signal.
@@ -252,6 +258,29 @@ impl Settings {
         }
     }
 
+    /// Starts a gateway that logs into a file, and waits until it says there that both listeners are there.
+    pub(crate) async fn start_logging_into(self, file: &Path) -> Gateway {
+        let program = self.with("log.file", file.display()).run();
+        let find = async |name: &str| {
+            let what = format!("where its {name} listener is");
+            eventually(what, async || {
+                let text = std::fs::read_to_string(file).unwrap_or_default();
+                let mut lines = text.lines();
+                lines
+                    .find_map(|line| listening(line, name))
+                    .ok_or_else(|| text.clone() + &program.said())
+            })
+            .await
+        };
+        let public = find("public").await;
+        let admin = find("admin").await;
+        Gateway {
+            program,
+            public,
+            admin,
+        }
+    }
+
     /// Runs what must not come up, and returns what it said.
     pub(crate) async fn refuses_to_start(self) -> Exit {
         let exit = self.run().exit(PATIENCE).await;
@@ -261,24 +290,26 @@ impl Settings {
 }
 
 async fn listener(program: &mut Program, name: &str) -> SocketAddr {
-    program
-        .line(&format!("where its {name} listener is"), |line| {
-            let line: Value = serde_json::from_str(line).ok()?;
-            let field = |name: &str| {
-                line.get(name)
-                    .or_else(|| line.get("fields")?.get(name))?
-                    .as_str()
-            };
-            if field("message")? != "listening" || field("listener")? != name {
-                return None;
-            }
-            let mut address: SocketAddr = field("address")?.parse().ok()?;
-            if address.ip().is_unspecified() {
-                address.set_ip(Ipv4Addr::LOCALHOST.into());
-            }
-            Some(address)
-        })
-        .await
+    let what = format!("where its {name} listener is");
+    program.line(&what, |line| listening(line, name)).await
+}
+
+/// The address, if this line is of the listener that is called so.
+fn listening(line: &str, name: &str) -> Option<SocketAddr> {
+    let line: Value = serde_json::from_str(line).ok()?;
+    let field = |name: &str| {
+        line.get(name)
+            .or_else(|| line.get("fields")?.get(name))?
+            .as_str()
+    };
+    if field("message")? != "listening" || field("listener")? != name {
+        return None;
+    }
+    let mut address: SocketAddr = field("address")?.parse().ok()?;
+    if address.ip().is_unspecified() {
+        address.set_ip(Ipv4Addr::LOCALHOST.into());
+    }
+    Some(address)
 }
 
 /// A gateway that serves, with the memory store unless told otherwise.
@@ -306,6 +337,15 @@ impl Gateway {
     /// Starts a gateway as it comes.
     pub(crate) async fn start() -> Self {
         Self::settings().start().await
+    }
+
+    /// A run of the binary that serves there.
+    pub(crate) fn of(program: Program, public: SocketAddr, admin: SocketAddr) -> Self {
+        Self {
+            program,
+            public,
+            admin,
+        }
     }
 
     /// The process.

@@ -13,48 +13,65 @@ use tracing::{
     field::{Field, Visit},
 };
 
-use super::{escape, timestamp};
+use super::{escape, secrets::Secrets, subscriber::is_of_log, timestamp};
 
 /// Appends the line of an event.
-pub(super) fn push(out: &mut String, event: &Event<'_>, level: Level, target: &str) {
+pub(super) fn push(
+    out: &mut String,
+    event: &Event<'_>,
+    level: Level,
+    target: &str,
+    secrets: Option<&Secrets>,
+) {
     out.push_str("{\"timestamp\":\"");
     timestamp::push(out, SystemTime::now());
     out.push_str("\",\"level\":\"");
     out.push_str(level.as_str());
     out.push('"');
-    let mut line = Line(out);
+    let mut line = Line { out, secrets };
     event.record(&mut line);
     line.text("target", target);
     out.push_str("}\n");
 }
 
-struct Line<'a>(&'a mut String);
+struct Line<'a> {
+    out: &'a mut String,
+    secrets: Option<&'a Secrets>,
+}
 
 impl Line<'_> {
     fn name(&mut self, name: &str) {
-        self.0.push_str(",\"");
-        self.0.push_str(name);
-        self.0.push_str("\":");
+        self.out.push_str(",\"");
+        self.out.push_str(name);
+        self.out.push_str("\":");
     }
 
     fn text(&mut self, name: &str, value: &str) {
         self.name(name);
-        self.0.push('"');
-        let _ = escape::Json(self.0).write_str(value);
-        self.0.push('"');
+        self.quoted(|out| out.write_str(value));
+    }
+
+    fn quoted(&mut self, write: impl FnOnce(&mut escape::Json<'_>) -> fmt::Result) {
+        self.out.push('"');
+        let begin = self.out.len();
+        let _ = write(&mut escape::Json(self.out));
+        if let Some(secrets) = self.secrets {
+            secrets.cut(self.out, begin);
+        }
+        self.out.push('"');
     }
 
     fn number(&mut self, field: &Field, value: impl fmt::Display) {
-        if !super::subscriber::is_of_log(field) {
+        if !is_of_log(field) {
             self.name(field.name());
-            let _ = write!(self.0, "{value}");
+            let _ = write!(self.out, "{value}");
         }
     }
 }
 
 impl Visit for Line<'_> {
     fn record_str(&mut self, field: &Field, value: &str) {
-        if !super::subscriber::is_of_log(field) {
+        if !is_of_log(field) {
             self.text(field.name(), value);
         }
     }
@@ -81,12 +98,10 @@ impl Visit for Line<'_> {
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        if super::subscriber::is_of_log(field) {
+        if is_of_log(field) {
             return;
         }
         self.name(field.name());
-        self.0.push('"');
-        let _ = write!(escape::Json(self.0), "{value:?}");
-        self.0.push('"');
+        self.quoted(|out| write!(out, "{value:?}"));
     }
 }

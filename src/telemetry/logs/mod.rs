@@ -21,6 +21,7 @@ mod escape;
 mod file;
 mod json;
 mod queue;
+mod secrets;
 mod subscriber;
 mod text;
 mod timestamp;
@@ -129,8 +130,9 @@ pub fn init(config: &Config) -> Result<Logs, LogsError> {
             )
         }
     };
-    let rules = Arc::new(Rules::new(log.level.clone(), log.access, log.audit));
-    let subscriber = LogSubscriber::new(rules.clone(), format, route, waker.clone());
+    let rules = Arc::new(Rules::new(format, log.level.clone(), log.access, log.audit));
+    rules.set_secrets(config.secrets());
+    let subscriber = LogSubscriber::new(rules.clone(), route, waker.clone());
     tracing::subscriber::set_global_default(subscriber).map_err(|_| LogsError::Twice)?;
     // What libraries say through the older crate `log`.
     tracing_log::LogTracer::init().map_err(|_| LogsError::Twice)?;
@@ -180,6 +182,17 @@ impl Drop for Logs {
 }
 
 impl LogHandle {
+    /// What of new settings takes effect at once: `log.level`, `log.access`, `log.audit`, and which secrets are cut out of
+    /// lines.
+    pub fn apply(&self, config: &Config) {
+        self.rules.set_secrets(config.secrets());
+        self.rules
+            .access
+            .store(config.log.access, Ordering::Relaxed);
+        self.rules.audit.store(config.log.audit, Ordering::Relaxed);
+        self.rules.set_level(config.log.level.clone());
+    }
+
     /// Says more, or less, in the main log from now on: a level, or levels of modules as in `info,tidegate::hub=debug`.
     ///
     /// # Errors

@@ -20,6 +20,7 @@ use tracing_log::{AsLog, NormalizeEvent};
 use super::{
     json,
     queue::{Kind, Queue, Room},
+    secrets::Secrets,
     text,
     writer::Waker,
 };
@@ -65,14 +66,18 @@ impl Route {
 /// What is said at the moment.
 #[derive(Debug)]
 pub(super) struct Rules {
+    format: Format,
     level: ArcSwap<LogLevel>,
+    secrets: ArcSwap<Secrets>,
     pub(super) access: AtomicBool,
     pub(super) audit: AtomicBool,
 }
 
 impl Rules {
-    pub(super) fn new(level: LogLevel, access: bool, audit: bool) -> Self {
+    pub(super) fn new(format: Format, level: LogLevel, access: bool, audit: bool) -> Self {
         Self {
+            format,
+            secrets: ArcSwap::default(),
             level: ArcSwap::from_pointee(level),
             access: AtomicBool::new(access),
             audit: AtomicBool::new(audit),
@@ -86,6 +91,11 @@ impl Rules {
     pub(super) fn set_level(&self, level: LogLevel) {
         self.level.store(Arc::new(level));
         self.apply();
+    }
+
+    pub(super) fn set_secrets<'a>(&self, secrets: impl Iterator<Item = &'a str>) {
+        let secrets = Secrets::new(secrets, self.format);
+        self.secrets.store(Arc::new(secrets));
     }
 
     /// Every place that logs remembers whether it may; now each asks again.
@@ -120,16 +130,14 @@ pub(super) fn is_of_log(field: &Field) -> bool {
 /// See the module.
 pub(super) struct LogSubscriber {
     rules: Arc<Rules>,
-    format: Format,
     route: Route,
     waker: Arc<Waker>,
 }
 
 impl LogSubscriber {
-    pub(super) fn new(rules: Arc<Rules>, format: Format, route: Route, waker: Arc<Waker>) -> Self {
+    pub(super) fn new(rules: Arc<Rules>, route: Route, waker: Arc<Waker>) -> Self {
         Self {
             rules,
-            format,
             route,
             waker,
         }
@@ -137,11 +145,15 @@ impl LogSubscriber {
 
     fn write(&self, event: &Event<'_>, level: Level, target: &str) {
         let mut line = LINE.try_with(Cell::take).unwrap_or_default();
-        match self.format {
-            Format::Json => json::push(&mut line, event, level, target),
-            Format::Text { colours } => text::push(&mut line, event, level, target, colours),
-        }
         let kind = kind(target);
+        let secrets = (kind != Kind::Access).then(|| self.rules.secrets.load());
+        let secrets = secrets.as_deref().map(|secrets| &**secrets);
+        match self.rules.format {
+            Format::Json => json::push(&mut line, event, level, target, secrets),
+            Format::Text { colours } => {
+                text::push(&mut line, event, level, target, secrets, colours);
+            }
+        }
         let queue = match kind {
             Kind::Main => &self.route.main,
             Kind::Access => &self.route.access,
@@ -208,17 +220,15 @@ mod tests {
     fn log(format: Format, level: &str) -> (LogSubscriber, LogHandle, Arc<Queue>) {
         let queue = Arc::new(Queue::default());
         let waker = Arc::new(Waker::default());
-        let rules = Arc::new(Rules::new(level.parse().expect("a level"), true, true));
+        let level = level.parse().expect("a level");
+        let rules = Arc::new(Rules::new(format, level, true, true));
+        rules.set_secrets(["s3cret-token"].into_iter());
         let handle = LogHandle {
             rules: rules.clone(),
             waker: waker.clone(),
         };
         let route = Route::together(&queue);
-        (
-            LogSubscriber::new(rules, format, route, waker),
-            handle,
-            queue,
-        )
+        (LogSubscriber::new(rules, route, waker), handle, queue)
     }
 
     fn lines(queue: &Queue) -> Vec<String> {
@@ -307,6 +317,28 @@ mod tests {
             rest,
             r#" WARN audit: two\r\nlines plain=127.0.0.1:80 empty="" forged="x status=200" nasty="\u{1b}[2J\r\nWARN" n=3"#
         );
+    }
+
+    #[test]
+    fn a_secret_is_cut_out_of_a_value_and_the_line_stays_what_it_is() {
+        for format in [Format::Json, Format::Text { colours: false }] {
+            let (subscriber, _handle, queue) = log(format, "info");
+            tracing::subscriber::with_default(subscriber, || {
+                let detail = String::from("no topic s3cret-token, no s3cret-token");
+                tracing::info!(target: "audit", detail, "s3cret-token refused");
+                tracing::warn!(error = ?detail, "{detail}");
+                tracing::warn!(of = %detail, "refused");
+            });
+            let lines = lines(&queue);
+            assert_eq!(lines.len(), 3);
+            for line in lines {
+                assert!(!line.contains("s3cret"), "{line}");
+                assert!(line.contains("no topic ***, no ***"), "{line}");
+                if matches!(format, Format::Json) {
+                    serde_json::from_str::<serde_json::Value>(&line).expect("JSON");
+                }
+            }
+        }
     }
 
     #[test]

@@ -10,13 +10,20 @@ use tracing::{
     field::{Field, Visit},
 };
 
-use super::{escape, timestamp};
+use super::{escape, secrets::Secrets, subscriber::is_of_log, timestamp};
 
 const DIM: &str = "\u{1b}[2m";
 const PLAIN: &str = "\u{1b}[0m";
 
 /// Appends the line of an event.
-pub(super) fn push(out: &mut String, event: &Event<'_>, level: Level, target: &str, colours: bool) {
+pub(super) fn push(
+    out: &mut String,
+    event: &Event<'_>,
+    level: Level,
+    target: &str,
+    secrets: Option<&Secrets>,
+    colours: bool,
+) {
     let (dim, plain, colour) = if colours {
         (DIM, PLAIN, colour(level))
     } else {
@@ -28,7 +35,12 @@ pub(super) fn push(out: &mut String, event: &Event<'_>, level: Level, target: &s
     let _ = escape::Text(out).write_str(target);
     out.push(':');
     out.push_str(plain);
-    event.record(&mut Line { out, dim, plain });
+    event.record(&mut Line {
+        out,
+        dim,
+        plain,
+        secrets,
+    });
     out.push('\n');
 }
 
@@ -46,6 +58,7 @@ struct Line<'a> {
     out: &'a mut String,
     dim: &'static str,
     plain: &'static str,
+    secrets: Option<&'a Secrets>,
 }
 
 impl Visit for Line<'_> {
@@ -54,13 +67,17 @@ impl Visit for Line<'_> {
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        if super::subscriber::is_of_log(field) {
+        if is_of_log(field) {
             return;
         }
         let out = &mut *self.out;
         out.push(' ');
         if field.name() == "message" {
+            let begin = out.len();
             let _ = write!(escape::Text(out), "{value:?}");
+            if let Some(secrets) = self.secrets {
+                secrets.cut(out, begin);
+            }
             return;
         }
         out.push_str(self.dim);
@@ -69,6 +86,9 @@ impl Visit for Line<'_> {
         out.push_str(self.plain);
         let begin = out.len();
         let _ = write!(escape::Quoted(out), "{value:?}");
+        if let Some(secrets) = self.secrets {
+            secrets.cut(out, begin);
+        }
         // Without quotes a value with a space in it could pass for two fields.
         let bare = |byte: u8| byte.is_ascii_graphic() && !b"\"\\=".contains(&byte);
         if out.len() == begin || !out.as_bytes()[begin..].iter().all(|byte| bare(*byte)) {

@@ -21,8 +21,8 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    TracesError, fan_out, protobuf,
-    span::{DROPPED, EXPORTED, Span, Tracer, tracer},
+    DROPPED, EXPORTED, TracesError, fan_out, protobuf,
+    span::{Span, Tracer, tracer},
 };
 
 /// How long spans are gathered.

@@ -27,16 +27,23 @@ mod span;
 #[path = "without.rs"]
 mod span;
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use http::HeaderMap;
-use prometheus_client::registry::Registry;
+use prometheus_client::{metrics::counter::ConstCounter, registry::Registry};
 
 use self::span::OpenSpan;
 use crate::{config::Traces, event::Frame};
 
 pub use parent::{TraceId, TraceParent};
 pub use span::{Exporter, Storing};
+
+/// Spans, since the start.
+static EXPORTED: AtomicU64 = AtomicU64::new(0);
+static DROPPED: AtomicU64 = AtomicU64::new(0);
 
 /// Why there are no traces.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -128,5 +135,19 @@ pub fn wrote(frames: &[Arc<Frame>]) {
 }
 
 pub(super) fn register(r: &mut Registry) {
-    span::register(r);
+    for (name, help, count) in [
+        (
+            "trace_spans_exported",
+            "Spans that the collector has taken",
+            &EXPORTED,
+        ),
+        (
+            "trace_spans_dropped",
+            "Spans that were dropped because the collector did not take them in time",
+            &DROPPED,
+        ),
+    ] {
+        let count = count.load(Ordering::Relaxed);
+        r.register(name, help, ConstCounter::new(count));
+    }
 }

@@ -1,18 +1,14 @@
 //! Spans: begun where something happens, put into a bounded queue when it is over.
 
 use std::{
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, OnceLock, atomic::Ordering},
     time::{Duration, SystemTime},
 };
 
 use parking_lot::Mutex;
-use prometheus_client::{metrics::counter::ConstCounter, registry::Registry};
 use tokio::{sync::Notify, time::Instant};
 
-use super::{RequestEnd, TraceId, TraceParent, TracesError, export, fan_out};
+use super::{DROPPED, RequestEnd, TraceId, TraceParent, TracesError, export, fan_out};
 use crate::event::{EventId, Frame};
 
 pub use export::Exporter;
@@ -23,8 +19,6 @@ const WAITING: usize = 4096;
 pub(super) const BATCH: usize = 512;
 
 static TRACER: OnceLock<Tracer> = OnceLock::new();
-pub(super) static EXPORTED: AtomicU64 = AtomicU64::new(0);
-pub(super) static DROPPED: AtomicU64 = AtomicU64::new(0);
 
 tokio::task_local! {
     static CURRENT: Context;
@@ -229,22 +223,4 @@ impl Storing {
 
 pub(super) fn wrote(frames: &[Arc<Frame>]) {
     fan_out::wrote(frames);
-}
-
-pub(super) fn register(r: &mut Registry) {
-    for (name, help, count) in [
-        (
-            "trace_spans_exported",
-            "Spans that the collector has taken",
-            &EXPORTED,
-        ),
-        (
-            "trace_spans_dropped",
-            "Spans that were dropped because the collector did not take them in time",
-            &DROPPED,
-        ),
-    ] {
-        let count = count.load(Ordering::Relaxed);
-        r.register(name, help, ConstCounter::new(count));
-    }
 }

@@ -2,7 +2,6 @@
 
 use std::{convert::Infallible, sync::Arc};
 
-use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 
 use super::{RequestEnd, TraceId, TraceParent, TracesError};
@@ -32,8 +31,6 @@ pub(super) fn storing(_: usize, _: impl FnOnce() -> u64) -> Option<Storing> {
 }
 
 pub(super) fn wrote(_: &[Arc<Frame>]) {}
-
-pub(super) fn register(_: &mut Registry) {}
 
 impl OpenSpan {
     pub(super) fn trace(&self) -> TraceId {
