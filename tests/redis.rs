@@ -2,6 +2,7 @@
 
 mod access;
 mod away;
+mod between;
 mod foreign;
 mod listing;
 mod lost;

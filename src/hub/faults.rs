@@ -25,7 +25,7 @@ use crate::{
     event::{Event, EventId, EventType, Frame, Topic},
     log::{Budget, Cursor, Gap, GapReason, Replay, Retention, RetentionRules, Start, TailLimits},
     store::{
-        Append, AppendError, Store,
+        Append, AppendError, Keep, Store,
         faulty::{Dice, Faults, FaultyStore, Loss, Sign},
         memory::{MemoryConfig, MemoryStore},
     },
@@ -1061,6 +1061,39 @@ async fn a_verdict_about_one_topic_covers_no_other() {
         (GapReason::Retention, vec![whole])
     );
     assert_eq!(reader.events(6).await.len(), 6);
+}
+
+/// Retention may change while the hub runs. A tail never proves what the store has let go, also where nothing is published any
+/// more; and where more is kept, more is proven.
+#[tokio::test(start_paused = true)]
+async fn changed_retention_reaches_the_tails() {
+    let keeping = |events| Keep {
+        retention: RetentionRules::new(keep(events), Vec::new()),
+        total_bytes: usize::MAX,
+        idempotency_window: Duration::from_mins(5),
+        event_bytes: 65_536,
+    };
+    let world = World::new(ALL);
+    let a = topic("a");
+    let (mut reader, _) = world.open(&[&a], Start::Now).await;
+    let given = world.publish_many(&a, 10).await;
+    assert_eq!(reader.events(10).await, given);
+    world.hub.retain(keeping(3));
+    time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(world.hub.topic(&a).map(|stats| stats.frames), Some(3));
+    let (_, opening) = world.resume(&[&a], given[2]).await;
+    let Replay::Gap(told) = opening.replay else {
+        panic!("four are missing");
+    };
+    assert_eq!(told.reason, GapReason::Retention);
+    let (mut kept, opening) = world.resume(&[&a], given[6]).await;
+    assert_eq!(opening.replay, Replay::Complete);
+    assert_eq!(kept.events(3).await, given[7..]);
+    world.hub.retain(keeping(100));
+    let more = world.publish_many(&a, 10).await;
+    assert_eq!(reader.events(10).await, more);
+    assert_eq!(world.hub.topic(&a).map(|stats| stats.frames), Some(13));
+    assert_eq!(world.count(|counters| &counters.holes), 0);
 }
 
 /// One subscriber may follow very many topics, and a single one of them wakes it.

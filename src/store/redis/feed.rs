@@ -6,22 +6,15 @@
 //!
 //! # Invariants
 //! 1. Entries of a topic are handed over only after its first position, and from then on all of them, until a cut is said.
-//! 2. What waits for the hub is bounded; what is beyond it is dropped, and said to be cut.
-//! 3. The birth of the log changes only between two positions, so no position speaks of two logs.
+//! 2. The birth of the log changes only between two positions, so no position speaks of two logs.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashMap, VecDeque},
     sync::Arc,
     time::Duration,
 };
 
-use futures_util::{FutureExt, future::BoxFuture};
-use indexmap::IndexSet;
-use parking_lot::Mutex;
-use tokio::{
-    sync::Notify,
-    time::{self, Instant, MissedTickBehavior},
-};
+use tokio::time::{self, Instant, MissedTickBehavior};
 
 use super::{
     Shared,
@@ -29,11 +22,12 @@ use super::{
     entry::{self, EntryError, Message},
     letters, library,
     link::{Link, LinkError, Output, read, role},
+    positions::{parse_position, position_request},
     resp::{Request, Value},
 };
 use crate::{
     event::{EventId, Topic},
-    store::{Feed, FeedItem, Position},
+    store::FeedItem,
 };
 
 /// Topics that one command names.
@@ -46,122 +40,6 @@ const HEADS: Duration = Duration::from_secs(5);
 const SILENCE: Duration = Duration::from_secs(3);
 /// Milliseconds that an id may lie ahead of the clock of Redis, as in `functions.lua`, and some for the way.
 const AHEAD_MS: u64 = 660_000;
-/// What an item takes beside its data.
-const ITEM_BYTES: usize = 200;
-
-/// Between the hub and the connection.
-#[derive(Default)]
-pub(super) struct Exchange {
-    queue: Mutex<Queue>,
-    filled: Notify,
-    asks: Mutex<Asks>,
-    asked: Notify,
-}
-
-/// What waits for the hub.
-#[derive(Default)]
-struct Queue {
-    items: VecDeque<FeedItem>,
-    bytes: usize,
-    /// There was too much: nothing more is taken until the hub has been told.
-    overflowed: bool,
-}
-
-/// What the hub wants.
-#[derive(Default)]
-struct Asks {
-    join: IndexSet<Topic>,
-    leave: HashSet<Topic>,
-    position: bool,
-    raise: bool,
-}
-
-impl Exchange {
-    pub(super) fn join(&self, topics: Vec<Topic>, raise: bool) {
-        let mut asks = self.asks.lock();
-        for topic in topics {
-            asks.leave.remove(&topic);
-            asks.join.insert(topic);
-        }
-        asks.position = true;
-        asks.raise |= raise;
-        drop(asks);
-        self.asked.notify_one();
-    }
-
-    pub(super) fn leave(&self, topics: Vec<Topic>) {
-        let mut asks = self.asks.lock();
-        for topic in topics {
-            asks.join.shift_remove(&topic);
-            asks.leave.insert(topic);
-        }
-        drop(asks);
-        self.asked.notify_one();
-    }
-
-    /// There is something else to do than joining and leaving.
-    pub(super) fn wake(&self) {
-        self.asked.notify_one();
-    }
-
-    /// Items, and bytes, that wait for the hub.
-    pub(super) fn backlog(&self) -> (usize, usize) {
-        let queue = self.queue.lock();
-        (queue.items.len(), queue.bytes)
-    }
-
-    pub(super) fn push(&self, item: FeedItem, limit: usize) {
-        let bytes = match &item {
-            FeedItem::Event(event, _) => ITEM_BYTES + event.data.len(),
-            FeedItem::Joined(topics, _) => ITEM_BYTES * (1 + topics.len()),
-            _ => ITEM_BYTES,
-        };
-        let mut queue = self.queue.lock();
-        if queue.overflowed {
-            return;
-        }
-        if queue.bytes + bytes > limit && !queue.items.is_empty() {
-            queue.items.clear();
-            queue.items.push_back(FeedItem::Cut);
-            queue.bytes = ITEM_BYTES;
-            queue.overflowed = true;
-            tracing::warn!(
-                limit,
-                "more of the feed waits than feed.backlog allows: it is dropped and read again"
-            );
-        } else {
-            queue.items.push_back(item);
-            queue.bytes += bytes;
-        }
-        drop(queue);
-        self.filled.notify_one();
-    }
-}
-
-/// The hub's end.
-pub(super) struct RedisFeed {
-    pub(super) shared: Arc<Shared>,
-}
-
-impl Feed for RedisFeed {
-    fn next<'a>(&'a mut self, items: &'a mut Vec<FeedItem>) -> BoxFuture<'a, ()> {
-        async move {
-            loop {
-                {
-                    let mut queue = self.shared.exchange.queue.lock();
-                    items.extend(queue.items.drain(..));
-                    queue.bytes = 0;
-                    queue.overflowed = false;
-                }
-                if !items.is_empty() {
-                    return;
-                }
-                self.shared.exchange.filled.notified().await;
-            }
-        }
-        .boxed()
-    }
-}
 
 /// Keeps the feed for ever.
 pub(super) async fn run(shared: Arc<Shared>) {
@@ -737,35 +615,5 @@ fn is_ahead(clock: Option<(u64, Instant)>, id: EventId) -> bool {
     clock.is_some_and(|(ms, at)| {
         let passed = u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX);
         id.ms() > ms.saturating_add(passed).saturating_add(AHEAD_MS)
-    })
-}
-
-/// The call that asks where the log and these topics stand.
-pub(super) fn position_request(shared: &Shared, topics: &[Topic]) -> Request {
-    let keys = &shared.keys;
-    Request::new("FCALL_RO")
-        .arg("tidegate_position")
-        .arg((3 + topics.len()).to_string())
-        .args([&keys.meta, &keys.last, &keys.lost])
-        .args(topics.iter().map(|topic| keys.topic(topic)))
-        .args(topics.iter().map(Topic::as_str))
-}
-
-/// Reads the answer to it.
-pub(super) fn parse_position(reply: &Value, topics: usize) -> Option<Position> {
-    let values = reply.array()?;
-    if values.len() != 4 + 4 * topics {
-        return None;
-    }
-    let id = |at: usize| values[at].text()?.parse().ok();
-    Some(Position {
-        born: id(0)?,
-        last: id(1)?,
-        horizon: id(2)?,
-        now_ms: values[3].text()?.parse().ok()?,
-        topics: values[4..]
-            .chunks_exact(4)
-            .map(entry::topic_position)
-            .collect::<Option<_>>()?,
     })
 }

@@ -20,6 +20,7 @@
 mod backoff;
 #[doc(hidden)]
 pub mod entry;
+mod exchange;
 mod feed;
 mod keys;
 mod letters;
@@ -56,7 +57,7 @@ pub use link::RedisTlsError;
 pub use url::{RedisUrl, RedisUrlError};
 
 use self::{
-    feed::{Exchange, RedisFeed},
+    exchange::{Exchange, RedisFeed},
     keys::Keys,
     letters::Addressee,
     link::{Endpoint, LinkError},

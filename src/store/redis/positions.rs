@@ -5,7 +5,12 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::{Shared, ask, feed, pipe::Pipe, unexpected};
+use super::{
+    Shared, ask, entry,
+    pipe::Pipe,
+    resp::{Request, Value},
+    unexpected,
+};
 use crate::{
     event::Topic,
     store::{Position, StoreError},
@@ -68,10 +73,40 @@ pub(super) async fn read(
     shared: &Shared,
     topics: &[Topic],
 ) -> Result<Position, StoreError> {
-    let answer = ask(pipe, feed::position_request(shared, topics)).await;
+    let answer = ask(pipe, position_request(shared, topics)).await;
     if answer.is_err() {
         // A log that is gone is made anew on the feed.
         shared.exchange.join(Vec::new(), false);
     }
-    feed::parse_position(&answer?, topics.len()).ok_or_else(unexpected)
+    parse_position(&answer?, topics.len()).ok_or_else(unexpected)
+}
+
+/// The call that asks where the log and these topics stand.
+pub(super) fn position_request(shared: &Shared, topics: &[Topic]) -> Request {
+    let keys = &shared.keys;
+    Request::new("FCALL_RO")
+        .arg("tidegate_position")
+        .arg((3 + topics.len()).to_string())
+        .args([&keys.meta, &keys.last, &keys.lost])
+        .args(topics.iter().map(|topic| keys.topic(topic)))
+        .args(topics.iter().map(Topic::as_str))
+}
+
+/// Reads the answer to it.
+pub(super) fn parse_position(reply: &Value, topics: usize) -> Option<Position> {
+    let values = reply.array()?;
+    if values.len() != 4 + 4 * topics {
+        return None;
+    }
+    let id = |at: usize| values[at].text()?.parse().ok();
+    Some(Position {
+        born: id(0)?,
+        last: id(1)?,
+        horizon: id(2)?,
+        now_ms: values[3].text()?.parse().ok()?,
+        topics: values[4..]
+            .chunks_exact(4)
+            .map(entry::topic_position)
+            .collect::<Option<_>>()?,
+    })
 }
