@@ -446,6 +446,69 @@ async fn a_client_that_stops_in_the_middle_keeps_nobody_from_shaking_hands() {
     .await;
 }
 
+/// New keys in the middle of a stream are a matter of TLS alone.
+#[tokio::test]
+async fn a_client_may_change_its_keys() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let (_authority, gateway, client) = start().await;
+    let mut stream = client.shake().await;
+    let request = Request::get("/events?topic=orders").bytes(gateway.public);
+    stream.write_all(&request).await.unwrap();
+    gateway.has_open_streams(1).await;
+    for _ in 0..3 {
+        stream.get_mut().1.refresh_traffic_keys().unwrap();
+        stream.flush().await.unwrap();
+    }
+    publish(&client, "orders", "after the change").await;
+    let mut got = String::new();
+    while !got.contains("data: after the change") {
+        let mut piece = [0; 4096];
+        let read = within_time(PATIENCE, "the event", stream.read(&mut piece)).await;
+        let count = read.unwrap();
+        assert!(count > 0, "ended after {got:?}");
+        got.push_str(&String::from_utf8_lossy(&piece[..count]));
+    }
+    gateway.has_open_streams(1).await;
+}
+
+/// The commands trust whom the machine trusts, or the file that they are told.
+#[tokio::test]
+async fn the_commands_speak_tls() {
+    let (authority, gateway, client) = start().await;
+    let mut reader = client.events("topic=orders", None).await;
+    let url = format!("https://localhost:{}", gateway.public.port());
+    let publishing = Settings::command(["publish", "orders", "a", "--url", &url]);
+    let exit = publishing
+        .clone()
+        .env("SSL_CERT_FILE", &authority.file().display().to_string())
+        .run()
+        .exit(PATIENCE)
+        .await;
+    assert!(exit.status.success(), "{exit:?}");
+    assert_eq!(reader.take(1).await, ["a"]);
+    let exit = publishing
+        .env(
+            "SSL_CERT_FILE",
+            &Authority::new().file().display().to_string(),
+        )
+        .run()
+        .exit(PATIENCE)
+        .await;
+    assert!(!exit.status.success(), "{exit:?}");
+    assert!(exit.output.contains("could not be trusted"), "{exit:?}");
+    // A container has no name that the certificate knows.
+    let pair = authority.issue("other");
+    let exit = Settings::command(["healthcheck"])
+        .with("server.tls.certificate", pair.certificate.display())
+        .with("server.tls.key", pair.key.display())
+        .with("server.listen", gateway.public)
+        .with("admin.listen", gateway.admin)
+        .run()
+        .exit(PATIENCE)
+        .await;
+    assert!(exit.status.success(), "{exit:?}");
+}
+
 /// A balancer that only looks whether the port is open is no failed handshake.
 #[tokio::test]
 async fn who_says_nothing_has_not_failed() {

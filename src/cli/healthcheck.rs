@@ -29,7 +29,15 @@ impl Healthcheck {
             Some(url) => url,
             None => {
                 let sources = Sources::of_process(None, Vec::new());
-                let mut listen = Settings::load(&sources)?.config().server.listen;
+                let settings = Settings::load(&sources)?;
+                let config = settings.config();
+                // The certificate is for the names that clients know, which this machine is not; the admin listener has the
+                // same route in cleartext.
+                let mut listen = if config.server.tls.certificate.is_some() {
+                    config.admin.listen
+                } else {
+                    config.server.listen
+                };
                 if listen.ip().is_unspecified() {
                     listen.set_ip(if listen.is_ipv4() {
                         [127, 0, 0, 1].into()

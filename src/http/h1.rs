@@ -108,11 +108,13 @@ where
                 let Err(error) = ended else { return None };
                 tracing::debug!(%error, "connection ended");
                 let parts = connection.into_parts()?;
-                // Who has begun to ask is told; an idle connection just ends.
-                if error.is_timeout() && !parts.read_buf.is_empty() {
+                let socket = parts.io.into_inner();
+                // Who has begun to ask is told; an idle connection just ends, and so does one on which an answer is stuck:
+                // what is said now would be taken for the rest of it.
+                if error.is_timeout() && !parts.read_buf.is_empty() && !socket.is_waiting() {
                     let detail = format!("the head of the request was not complete within {timeout:?}");
                     let refusal = refusal(&app, address, &Problem::new(Code::RequestTimeout, detail));
-                    last_words(parts.io.into_inner().into_inner().into_inner(), &refusal).await;
+                    last_words(socket.into_inner().into_inner(), &refusal).await;
                 }
                 return None;
             }

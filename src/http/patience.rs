@@ -27,6 +27,11 @@ impl<T> Patient<T> {
         }
     }
 
+    /// Whether something of ours has not been taken yet.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.deadline.is_some()
+    }
+
     pub(super) fn into_inner(self) -> T {
         self.inner
     }

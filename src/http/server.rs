@@ -170,7 +170,7 @@ async fn connection(
             }
         }
         Some(Begun::H1Secure(socket)) => {
-            if let Some((socket, stream, head)) = h1::serve(session, *socket).await {
+            if let Some((socket, stream, head)) = h1::serve(session, socket).await {
                 counted.becomes_stream();
                 let (socket, tls) = socket.into_inner();
                 let wire = TlsWire::new(socket, tls);
@@ -178,12 +178,12 @@ async fn connection(
             }
         }
         Some(Begun::H2(socket)) => h2::serve(session, socket).await,
-        Some(Begun::H2Secure(socket)) => h2::serve(session, *socket).await,
+        Some(Begun::H2Secure(socket)) => h2::serve(session, socket).await,
         None => {}
     }
 }
 
-/// A connection of which it is known what it speaks.
+/// A connection of which it is known what it speaks. TLS stays in a box: the task of every connection would be larger by it.
 enum Begun {
     H1(TcpStream),
     H2(TcpStream),

@@ -176,6 +176,12 @@ struct Known {
     stamp: [Option<(u64, i64, i64, u64)>; 2],
     /// What was said of them last, so that it is said once.
     complaint: Option<String>,
+    /// Handshakes at the same time.
+    places: usize,
+}
+
+fn places(config: &Config) -> usize {
+    config.limits.handshakes.get().min(Semaphore::MAX_PERMITS)
 }
 
 /// TLS of a listener.
@@ -203,8 +209,9 @@ impl Tls {
                 files,
                 stamp,
                 complaint: None,
+                places: places(config),
             }),
-            places: Semaphore::new(config.limits.handshakes.get().min(Semaphore::MAX_PERMITS)),
+            places: Semaphore::new(places(config)),
             metrics,
         };
         tls.metrics.may_shake(&super::handshake::OUTCOMES);
@@ -277,17 +284,19 @@ impl Tls {
         }
     }
 
-    /// Looks at the files from time to time; never returns.
-    pub async fn watch(self: Arc<Self>) {
-        let mut looks = time::interval(LOOK);
-        looks.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
-        loop {
-            looks.tick().await;
-            let mut known = self.known.lock();
-            if known.files.stamp() != known.stamp {
-                // Said there, and tried again at the next look.
-                let _ = self.read_again(&mut known);
-            }
+    /// Looks whether the files, or the number of places, are others now.
+    fn look(&self, places: usize) {
+        let mut known = self.known.lock();
+        if known.files.stamp() != known.stamp {
+            // Said there, and tried again at the next look.
+            let _ = self.read_again(&mut known);
+        }
+        if places > known.places {
+            self.places.add_permits(places - known.places);
+            known.places = places;
+        } else {
+            // Those in use are taken away at another look.
+            known.places -= self.places.forget_permits(known.places - places);
         }
     }
 
@@ -307,8 +316,12 @@ impl Tls {
 impl App {
     /// Looks at the certificate from time to time, where there is one; returns where there is none.
     pub async fn watch_certificate(self: Arc<Self>) {
-        if let Some(tls) = self.tls() {
-            tls.clone().watch().await;
+        let Some(tls) = self.tls() else { return };
+        let mut looks = time::interval(LOOK);
+        looks.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
+        loop {
+            looks.tick().await;
+            tls.look(places(&self.config()));
         }
     }
 }

@@ -74,6 +74,11 @@ impl Authority {
         }
     }
 
+    /// The certificate that everything rests on.
+    pub(crate) fn file(&self) -> PathBuf {
+        self.home.path().join("ca.pem")
+    }
+
     /// A client that trusts this authority, and offers `protocols`.
     pub(crate) fn client(&self, address: SocketAddr, protocols: &[&str]) -> TlsClient {
         self.client_of(address, protocols, &[&TLS13, &TLS12])
@@ -87,7 +92,7 @@ impl Authority {
         versions: &[&'static SupportedProtocolVersion],
     ) -> TlsClient {
         let mut roots = RootCertStore::empty();
-        let authority = CertificateDer::from_pem_file(self.home.path().join("ca.pem"));
+        let authority = CertificateDer::from_pem_file(self.file());
         roots.add(authority.unwrap()).unwrap();
         let provider = Arc::new(aws_lc_rs::default_provider());
         let mut config = ClientConfig::builder_with_provider(provider)
