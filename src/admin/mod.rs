@@ -1,10 +1,12 @@
 //! What only operators see and do: `/metrics`, `/stats`, who is connected, what became of an event, and what changes the log
 //! past its publishers.
 
+mod config;
 pub(crate) mod connections;
 pub(crate) mod drain;
 pub(crate) mod events;
 pub(crate) mod log_level;
+mod reload;
 mod stats;
 pub(crate) mod topics;
 
@@ -16,6 +18,8 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderValue, Response, header::CONTENT_TYPE};
 
+pub(crate) use config::config;
+pub(crate) use reload::{RELOAD, reload};
 pub(crate) use stats::stats;
 
 use crate::{

@@ -8,7 +8,7 @@ use clap::Args;
 use http::Request;
 
 use super::client::{block_on, send};
-use crate::config::{Config, Sources};
+use crate::config::{Settings, Sources};
 
 #[derive(Args, Clone, Debug)]
 pub(super) struct Healthcheck {
@@ -29,7 +29,7 @@ impl Healthcheck {
             Some(url) => url,
             None => {
                 let sources = Sources::of_process(None, Vec::new());
-                let mut listen = Config::load(&sources)?.server.listen;
+                let mut listen = Settings::load(&sources)?.config().server.listen;
                 if listen.ip().is_unspecified() {
                     listen.set_ip(if listen.is_ipv4() {
                         [127, 0, 0, 1].into()

@@ -1,6 +1,6 @@
 //! `tidegate serve`: bind, run until a signal, drain.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
 use clap::Args;
@@ -10,9 +10,16 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use super::sources::SourceArgs;
 use crate::{
-    config::{Config, Sources},
-    http::{Listener, app::App, drain::drain, server, tls::Tls},
+    http::{
+        Listener,
+        app::App,
+        drain::drain,
+        reload::{self, Reloader},
+        server,
+        tls::Tls,
+    },
     hub::Hub,
     store::{Store, memory::MemoryStore, redis::RedisStore},
     telemetry::{
@@ -30,42 +37,28 @@ const SPARE_FILES: u64 = 256;
 
 #[derive(Args, Clone, Debug, Default)]
 pub(super) struct Serve {
-    /// A YAML file of settings.
-    #[arg(long, env = "TIDEGATE_CONFIG", value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// Where subscribers and publishers connect (server.listen).
-    #[arg(long, value_name = "ADDRESS")]
-    listen: Option<String>,
-    /// Where metrics and stats are served (admin.listen).
-    #[arg(long, value_name = "ADDRESS")]
-    admin_listen: Option<String>,
+    #[command(flatten)]
+    sources: SourceArgs,
 }
 
 impl Serve {
     pub(super) fn run(self) -> anyhow::Result<()> {
-        let flags = [
-            ("server.listen", self.listen),
-            ("admin.listen", self.admin_listen),
-        ];
-        let flags = flags
-            .into_iter()
-            .filter_map(|(key, value)| Some((key.to_owned(), value?)))
-            .collect();
-        let mut config = Config::load(&Sources::of_process(self.config, flags))?;
+        let reloader = Reloader::new(self.sources.sources(), room_for_streams())?;
+        let config = reloader.config();
         let logs = telemetry::logs::init(&config)?;
         std::panic::set_hook(Box::new(|panic| tracing::error!(%panic, "a task panicked")));
         for warning in &config.warnings {
             tracing::warn!("{warning}");
         }
-        reserve_files(&mut config);
         tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .build()?
-            .block_on(serve(config, &logs))
+            .block_on(serve(reloader, &logs))
     }
 }
 
-async fn serve(config: Config, logs: &Logs) -> anyhow::Result<()> {
+async fn serve(reloader: Reloader, logs: &Logs) -> anyhow::Result<()> {
+    let config = reloader.config();
     // Before anything is bound: a signal from here on finds somebody.
     let mut signals = (
         signal(SignalKind::terminate())?,
@@ -73,6 +66,7 @@ async fn serve(config: Config, logs: &Logs) -> anyhow::Result<()> {
     );
     let aside = signal(SignalKind::user_defined1())?;
     let traces = telemetry::traces::start(&config.traces)?;
+    let hangups = signal(SignalKind::hangup())?;
     let public = server::bind(config.server.listen, config.stream.write_timeout)
         .with_context(|| format!("server.listen {}", config.server.listen))?;
     let admin = server::bind(config.admin.listen, config.stream.write_timeout)
@@ -88,7 +82,7 @@ async fn serve(config: Config, logs: &Logs) -> anyhow::Result<()> {
     let hub = Hub::start(config.hub(), store);
     // A store that is there answers within milliseconds: then nobody is refused for coming too early.
     let _ = tokio::time::timeout(FIRST_CONTACT, hub.begun()).await;
-    let app = App::new(config, hub)?;
+    let app = App::new(reloader, hub)?;
     if let Some(tls) = Tls::load(&app.config(), app.metrics.tls.clone())? {
         app.speaks_tls(tls);
     }
@@ -106,6 +100,8 @@ async fn serve(config: Config, logs: &Logs) -> anyhow::Result<()> {
     background.spawn(until(stop.clone(), app.clone().look_after()));
     background.spawn(until(stop.clone(), app.clone().answer_letters()));
     background.spawn(until(stop.clone(), app.clone().watch_certificate()));
+    background.spawn(until(stop.clone(), reload::on_signal(app.clone(), hangups)));
+    background.spawn(until(stop.clone(), reload::on_change(app.clone())));
     app.listens(public.local_addr()?);
     background.spawn(until(stop.clone(), announce(app.clone())));
     for (listener, kind) in [(public, Listener::Public), (admin, Listener::Admin)] {
@@ -180,20 +176,12 @@ async fn until(stop: CancellationToken, task: impl Future<Output = ()>) {
     }
 }
 
-/// Raises the soft limit of open files to the hard one, and keeps some of them from streams.
-fn reserve_files(config: &mut Config) {
+/// Raises the soft limit of open files to the hard one. Some of them are kept from streams.
+fn room_for_streams() -> usize {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     let _ = setrlimit(Resource::Nofile, limit);
     let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    let room = usize::try_from(files.saturating_sub(SPARE_FILES)).unwrap_or(usize::MAX);
-    if config.limits.connections > room {
-        tracing::warn!(
-            files,
-            connections = room,
-            "limits.connections is more than the limit of open files allows, it is lowered"
-        );
-        config.limits.connections = room;
-    }
+    usize::try_from(files.saturating_sub(SPARE_FILES)).unwrap_or(usize::MAX)
 }

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::{ConfigError, nearest::nearest, source::leaves};
+use super::{
+    ConfigError, Place, nearest::nearest, place::DOTENV, secret::may_hold_secret, source::leaves,
+};
 
 const PREFIX: &str = "TIDEGATE_";
 /// Names of ours in the environment that are no settings.
@@ -22,32 +24,60 @@ const ALIASES: [(&str, &str); 6] = [
     ("REDIS_URL", "redis.url"),
 ];
 
-/// One source that names settings one by one.
+/// Names and their values, of the environment or of a file `.env`.
+#[derive(Default)]
+pub(super) struct Names {
+    pub(super) values: BTreeMap<String, String>,
+    /// The lines of the file; none for the environment.
+    pub(super) lines: Option<BTreeMap<String, usize>>,
+}
+
+impl Names {
+    pub(super) fn of_environment(values: &BTreeMap<String, String>) -> Self {
+        Self {
+            values: values.clone(),
+            lines: None,
+        }
+    }
+
+    pub(super) fn place(&self, name: &str) -> Place {
+        let name = name.to_owned();
+        match &self.lines {
+            None => Place::Environment { name },
+            Some(lines) => Place::Dotenv {
+                line: lines.get(&name).copied().unwrap_or_default(),
+                name,
+            },
+        }
+    }
+}
+
+/// One source that names settings one by one, on its way into the tree.
 pub(super) struct Layer<'a> {
     pub(super) tree: &'a mut Value,
     pub(super) known: &'a Value,
-    pub(super) places: &'a mut BTreeMap<String, String>,
-    pub(super) place: &'static str,
+    pub(super) places: &'a mut BTreeMap<String, Place>,
 }
 
 impl Layer<'_> {
-    pub(super) fn environment(
+    pub(super) fn names(
         &mut self,
-        environment: &BTreeMap<String, String>,
+        names: &Names,
         warnings: &mut Vec<String>,
     ) -> Result<(), ConfigError> {
-        self.host_and_port(environment, warnings)?;
+        self.host_and_port(names, warnings)?;
         for (alias, key) in ALIASES {
-            if let Some(value) = environment.get(alias) {
-                self.set(key, value, alias)?;
+            if let Some(value) = names.values.get(alias) {
+                self.set(key, value, names.place(alias))?;
             }
         }
-        for (name, value) in environment {
+        for (name, value) in &names.values {
             if let Some(key) = name.strip_prefix(PREFIX)
                 && !NOT_SETTINGS.contains(&name.as_str())
                 && !is_service_link(key, value)
             {
-                self.set(&key.to_lowercase().replace("__", "."), value, name)?;
+                let key = key.to_lowercase().replace("__", ".");
+                self.set(&key, value, names.place(name))?;
             }
         }
         Ok(())
@@ -56,25 +86,20 @@ impl Layer<'_> {
     /// `HOST` and `PORT` each name one half of `server.listen`. Shells set `HOST` to the machine's name: that is no address.
     fn host_and_port(
         &mut self,
-        environment: &BTreeMap<String, String>,
+        names: &Names,
         warnings: &mut Vec<String>,
     ) -> Result<(), ConfigError> {
-        if !environment.contains_key("HOST") && !environment.contains_key("PORT") {
-            return Ok(());
-        }
-        let Some(listen) = self
-            .tree
-            .pointer("/server/listen")
-            .and_then(Value::as_str)
-            .map(str::to_owned)
-        else {
-            return Ok(());
-        };
-        let (mut host, mut port) = listen
+        let listen = self.tree["server"]["listen"].as_str().unwrap_or_default();
+        let Some((mut host, mut port)) = listen
             .rsplit_once(':')
             .map(|(host, port)| (host.to_owned(), port.to_owned()))
-            .unwrap_or_default();
-        match environment
+        else {
+            // What it is instead is told by its type.
+            return Ok(());
+        };
+        let mut named = Vec::new();
+        match names
+            .values
             .get("HOST")
             .map(|host| host.parse::<std::net::IpAddr>().map_err(|_| host))
         {
@@ -83,58 +108,62 @@ impl Layer<'_> {
                     format!("[{address}]")
                 } else {
                     address.to_string()
-                }
+                };
+                named.push("HOST");
             }
-            Some(Err(name)) if name == "localhost" => host = "127.0.0.1".into(),
+            Some(Err(name)) if name == "localhost" => {
+                host = "127.0.0.1".into();
+                named.push("HOST");
+            }
             Some(Err(name)) => warnings.push(format!(
                 "HOST is {name:?}, which is no address: it is ignored"
             )),
             None => {}
         }
-        if let Some(value) = environment.get("PORT") {
+        if let Some(value) = names.values.get("PORT") {
             let number = value.parse::<u16>().map_err(|_| ConfigError::Value {
-                place: "PORT".into(),
+                place: names.place("PORT").to_string(),
                 key: "server.listen".into(),
                 message: format!("{value:?} is no port: a number from 0 to 65535 was expected"),
             })?;
             port = number.to_string();
+            named.push("PORT");
         }
-        let joined = format!("{host}:{port}");
-        if joined != listen {
-            self.tree["server"]["listen"] = Value::String(joined);
-            self.places
-                .insert("server.listen".into(), "HOST, PORT".into());
+        if let Some(first) = named.first() {
+            let place = match names.place(first) {
+                Place::Dotenv { line, .. } => Place::Dotenv {
+                    line,
+                    name: named.join(", "),
+                },
+                _ => Place::Environment {
+                    name: named.join(", "),
+                },
+            };
+            self.tree["server"]["listen"] = format!("{host}:{port}").into();
+            self.places.insert("server.listen".into(), place);
         }
         Ok(())
     }
 
     /// Sets one key to a text, read as the kind of value that its default has; where there is no default it is text, and an
-    /// empty one says nothing. `name` is how it was written.
-    pub(super) fn set(&mut self, key: &str, text: &str, name: &str) -> Result<(), ConfigError> {
+    /// empty one says nothing.
+    pub(super) fn set(&mut self, key: &str, text: &str, place: Place) -> Result<(), ConfigError> {
         let pointer = format!("/{}", key.replace('.', "/"));
         let default = self
             .known
             .pointer(&pointer)
-            .filter(|known| !known.is_object());
+            .filter(|known| !known.is_object() && !key.contains(['/', '~']));
         let (Some(default), Some(slot)) = (default, self.tree.pointer_mut(&pointer)) else {
-            let in_environment = name.starts_with(PREFIX);
-            let spelled = |key: String| {
-                if in_environment {
-                    format!("{PREFIX}{}", key.replace('.', "__").to_uppercase())
-                } else {
-                    key
-                }
-            };
-            return Err(ConfigError::Unknown {
-                place: self.place.into(),
-                key: if in_environment { name } else { key }.into(),
-                nearest: nearest(key, &leaves(self.known, "")).map(spelled),
-            });
+            return Err(self.unknown(key, place));
         };
         let wrong = |expected: &str| ConfigError::Value {
-            place: name.into(),
+            place: place.to_string(),
             key: key.into(),
-            message: format!("{text:?} is no {expected}"),
+            message: if may_hold_secret(key) {
+                format!("{expected} was expected")
+            } else {
+                format!("{text:?} is no {expected}")
+            },
         };
         *slot = match default {
             Value::Null if text.is_empty() => return Ok(()),
@@ -157,8 +186,32 @@ impl Layer<'_> {
                 .collect(),
             _ => Value::String(text.to_owned()),
         };
-        self.places.insert(key.to_owned(), name.to_owned());
+        self.places.insert(key.to_owned(), place);
         Ok(())
+    }
+
+    fn unknown(&self, key: &str, place: Place) -> ConfigError {
+        let near = nearest(key, &leaves(self.known, ""));
+        let in_environment =
+            |key: &str| format!("{PREFIX}{}", key.replace('.', "__").to_uppercase());
+        let (place, written, near) = match place {
+            Place::Environment { name } => (
+                "environment".to_owned(),
+                name,
+                near.as_deref().map(in_environment),
+            ),
+            Place::Dotenv { line, name } => (
+                format!("{DOTENV}, line {line}"),
+                name,
+                near.as_deref().map(in_environment),
+            ),
+            place => (place.to_string(), key.to_owned(), near),
+        };
+        ConfigError::Unknown {
+            place,
+            key: written,
+            nearest: near,
+        }
     }
 }
 

@@ -2,26 +2,36 @@
 //!
 //! Loading binds nothing and reads no global: the sources are handed in.
 
+mod check;
 mod dotenv;
 mod environment;
+mod error;
 mod log_level;
 mod nearest;
 mod network;
+mod place;
+mod position;
 mod rate;
 mod redis;
+pub mod reload;
 mod secret;
+mod settings;
 mod source;
 
 use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 
+pub use error::{ConfigError, Wrong};
 pub use log_level::{LevelError, LogLevel};
 pub use network::Network;
+pub use place::Place;
+pub use position::Position;
 pub use rate::Rate;
 pub use redis::{RedisSettings, RedisTlsSettings};
 pub use secret::Secret;
-pub use source::Sources;
+pub use settings::{Setting, Settings};
+pub use source::{Flag, Sources, Stamp};
 
 use crate::{
     event::{Topic, TopicPattern},
@@ -357,214 +367,19 @@ impl<'de> Deserialize<'de> for Size {
     }
 }
 
-/// Why settings were refused.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// The file could not be read.
-    #[error("cannot read {path}")]
-    File {
-        /// Which file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
-    /// The file is no YAML.
-    #[error("{path} is not valid YAML: {message}")]
-    Yaml {
-        /// Which file.
-        path: PathBuf,
-        /// What is wrong, with line and column.
-        message: String,
-    },
-    /// There is no such setting.
-    #[error("{place}: unknown setting {key}{}", hint(.nearest.as_ref()))]
-    Unknown {
-        /// Where it was written.
-        place: String,
-        /// What was written.
-        key: String,
-        /// What was probably meant.
-        nearest: Option<String>,
-    },
-    /// The value does not fit the setting.
-    #[error("{place}: {key}: {message}")]
-    Value {
-        /// Where it was written.
-        place: String,
-        /// Which setting.
-        key: String,
-        /// What is wrong, and what is allowed.
-        message: String,
-    },
-    /// Serving others without saying who may do what.
-    #[error(
-        "{key} is {address}, which is not a loopback address, and no auth is configured: anybody who reaches it could publish. \
-         Configure auth, or say auth.anonymous: [subscribe, publish] (TIDEGATE_AUTH__ANONYMOUS=subscribe,publish) if that is what you want"
-    )]
-    Exposed {
-        /// Which listener.
-        key: &'static str,
-        /// Where it was told to listen.
-        address: SocketAddr,
-    },
-}
-
-fn hint(nearest: Option<&String>) -> String {
-    nearest.map_or_else(String::new, |nearest| format!(", did you mean {nearest}?"))
-}
-
-impl ConfigError {
-    /// What was written is repeated in many a message, and may be a URL with a password that went to the wrong setting.
-    fn without_credentials(mut self) -> Self {
-        match &mut self {
-            Self::Yaml { message: text, .. }
-            | Self::Unknown { key: text, .. }
-            | Self::Value { message: text, .. } => *text = secret::without_credentials(text),
-            Self::File { .. } | Self::Exposed { .. } => {}
-        }
-        self
-    }
-}
-
 impl Config {
     /// Reads all sources and checks what they say together.
     ///
     /// # Errors
     /// See [`ConfigError`]; it names the place, the key and what is allowed.
     pub fn load(sources: &Sources) -> Result<Self, ConfigError> {
-        let read = sources.read().and_then(|config| {
-            config.check()?;
-            Ok(config)
-        });
-        let mut config = read.map_err(ConfigError::without_credentials)?;
-        config.doubt();
-        for warning in &mut config.warnings {
-            *warning = secret::without_credentials(warning);
-        }
-        Ok(config)
+        Settings::load(sources).map(|settings| settings.config().as_ref().clone())
     }
 
     /// Whether no auth is configured: then only loopback is served, under the rules of development mode.
     pub fn development(&self) -> bool {
         let auth = &self.auth;
         auth.anonymous.is_empty() && auth.tokens.is_empty() && !auth.jwt.is_configured()
-    }
-
-    fn check(&self) -> Result<(), ConfigError> {
-        for (key, address) in [
-            ("server.listen", self.server.listen),
-            ("admin.listen", self.admin.listen),
-        ] {
-            if self.development() && !address.ip().is_loopback() {
-                return Err(ConfigError::Exposed { key, address });
-            }
-        }
-        let least = |key: &str, holds: bool, message: &str| {
-            if holds {
-                Ok(())
-            } else {
-                Err(ConfigError::Value {
-                    place: "settings".into(),
-                    key: key.into(),
-                    message: message.into(),
-                })
-            }
-        };
-        least(
-            "stream.keepalive",
-            self.stream.keepalive >= Duration::from_millis(100),
-            "must be at least 100ms",
-        )?;
-        least(
-            "stream.write_timeout",
-            self.stream.write_timeout >= Duration::from_millis(100),
-            "must be at least 100ms",
-        )?;
-        least(
-            "stream.retry",
-            self.stream.retry >= Duration::from_millis(1),
-            "must be at least 1ms",
-        )?;
-        least(
-            "server.header_timeout",
-            self.server.header_timeout >= Duration::from_millis(100),
-            "must be at least 100ms",
-        )?;
-        least(
-            "limits.topics_per_connection",
-            self.limits.topics_per_connection >= 1,
-            "must be at least 1",
-        )?;
-        least(
-            "publish.idle_timeout",
-            self.publish.idle_timeout >= Duration::from_millis(100),
-            "must be at least 100ms",
-        )?;
-        least("tail.events", self.tail.events >= 1, "must be at least 1")?;
-        least(
-            "retention.events",
-            self.retention.events >= 1,
-            "must be at least 1",
-        )?;
-        least(
-            "store",
-            self.store == StoreKind::Memory || self.redis.url.is_some(),
-            "redis has to be told where: set redis.url (REDIS_URL=redis://host:6379, or REDIS_HOST=host)",
-        )?;
-        least(
-            "redis.prefix",
-            self.redis.prefix_is_plain(),
-            "must be 1 to 64 ASCII letters, digits, '-', '_', '.' or ':'",
-        )?;
-        least(
-            "redis.tls",
-            self.redis.tls.certificate.is_some() == self.redis.tls.key.is_some(),
-            "certificate and key go together: both or none",
-        )?;
-        least(
-            "server.tls",
-            self.server.tls.certificate.is_some() == self.server.tls.key.is_some(),
-            "certificate and key go together: both or none",
-        )?;
-        least(
-            "limits.connections_per_address",
-            self.limits.connections_per_address >= 1,
-            "must be at least 1",
-        )?;
-        least(
-            "traces.ratio",
-            (0.0..=1.0).contains(&self.traces.ratio),
-            "must be from 0 to 1",
-        )?;
-        for origin in &self.cors.origins {
-            let plain = origin.split_once("://").is_some_and(|(scheme, host)| {
-                !scheme.is_empty() && !host.is_empty() && !host.contains(['/', '*', ' '])
-            });
-            least(
-                "cors.origins",
-                plain,
-                &format!(
-                    "{origin:?} is no origin: write scheme://host or scheme://host:port, no path, no wildcard"
-                ),
-            )?;
-        }
-        Ok(())
-    }
-
-    /// Warns of what is allowed, but hardly meant.
-    fn doubt(&mut self) {
-        if self.store == StoreKind::Memory && self.redis.url.is_some() {
-            self.warnings.push(
-                "store is memory, so Redis is not used, though there is a URL for it (redis.url, REDIS_URL, REDIS_HOST)"
-                    .into(),
-            );
-        } else if self.redis.tls_is_idle() {
-            self.warnings.push(
-                "redis.tls is not used, because redis.url asks for no TLS: it would begin with rediss://"
-                    .into(),
-            );
-        }
     }
 
     /// The rules of retention.

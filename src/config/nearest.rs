@@ -9,6 +9,11 @@ pub(super) fn nearest(written: &str, candidates: &[String]) -> Option<String> {
     (distance <= written.len() / 2 + 1).then(|| best.clone())
 }
 
+/// Whether it is hardly anything but a slip of the pen.
+pub(super) fn is_slip(written: &str, meant: &str) -> bool {
+    distance(written, meant) <= 1 + meant.len() / 4
+}
+
 /// Edits that lead from one text to the other (Levenshtein).
 fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();

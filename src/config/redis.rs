@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::Ipv6Addr, path::PathBuf};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{ConfigError, Secret};
+use super::{ConfigError, Place, Secret, environment::Names};
 use crate::store::redis::{RedisTls, RedisUrl};
 
 #[derive(Clone, Debug, Deserialize)]
@@ -66,21 +66,24 @@ impl RedisSettings {
 /// store where none is named. `names` are those of the environment and of `.env`, the stronger first.
 pub(super) fn choose(
     tree: &mut Value,
-    places: &mut BTreeMap<String, String>,
-    names: [&BTreeMap<String, String>; 2],
+    places: &mut BTreeMap<String, Place>,
+    names: [&Names; 2],
     warnings: &mut Vec<String>,
 ) -> Result<(), ConfigError> {
     let name = |name: &str| {
-        let told = |names: &&BTreeMap<String, String>| names.get(name).cloned();
-        names.iter().filter_map(told).find(|it| !it.is_empty())
+        let told = |names: &&Names| {
+            let value = names.values.get(name).filter(|value| !value.is_empty())?;
+            Some((value.clone(), names.place(name)))
+        };
+        names.iter().find_map(told)
     };
     if tree["redis"]["url"].is_null()
-        && let Some(host) = name("REDIS_HOST")
+        && let Some((host, place)) = name("REDIS_HOST")
     {
-        tree["redis"]["url"] = Value::String(url_of(&host)?);
-        places.insert("redis.url".into(), "REDIS_HOST".into());
+        tree["redis"]["url"] = Value::String(url_of(&host, &place)?);
+        places.insert("redis.url".into(), place);
         // What Kubernetes writes there, tcp://…, is not addressed to us. A number is, by somebody who thinks that it is read.
-        if let Some(port) = name("REDIS_PORT")
+        if let Some((port, _)) = name("REDIS_PORT")
             && port.bytes().all(|byte| byte.is_ascii_digit())
             && !host.contains(':')
         {
@@ -91,18 +94,20 @@ pub(super) fn choose(
     }
     if !tree["redis"]["url"].is_null() && !places.contains_key("store") {
         tree["store"] = "redis".into();
+        let why = "redis.url";
+        places.insert("store".into(), Place::Derived { why });
     }
     Ok(())
 }
 
-fn url_of(host: &str) -> Result<String, ConfigError> {
+fn url_of(host: &str, place: &Place) -> Result<String, ConfigError> {
     if host.parse::<Ipv6Addr>().is_ok() {
         return Ok(format!("redis://[{host}]"));
     }
     if host.contains(['/', '@', '?', '#']) {
         // Not repeated: it may be a URL with a password.
         return Err(ConfigError::Value {
-            place: "REDIS_HOST".into(),
+            place: place.to_string(),
             key: "redis.url".into(),
             message: "host or host:port was expected; a URL is given as REDIS_URL".into(),
         });
@@ -227,8 +232,10 @@ mod tests {
     #[test]
     fn a_host_in_a_file_of_names_gives_way_to_any_url_and_to_the_environment() {
         let load = |environment: &[(&str, &str)]| {
+            let file = tempfile::NamedTempFile::new().expect("a temporary file");
+            fs::write(file.path(), "REDIS_HOST=dotenv").expect("written");
             let sources = Sources {
-                dotenv: names(&[("REDIS_HOST", "dotenv")]),
+                dotenv: Some(file.path().to_owned()),
                 environment: names(environment),
                 ..Sources::default()
             };

@@ -1,26 +1,79 @@
-//! Where settings come from: defaults, a file, the environment, flags. Later wins.
+//! Where settings come from: defaults, a file, `.env`, the environment, flags. Later wins.
 //!
 //! The tree of defaults is also the list of what exists: a key that it lacks is an error that names the nearest right one.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::LazyLock,
+    time::SystemTime,
+};
 
 use serde_json::{Map, Value};
 
-use super::{Config, ConfigError, dotenv, environment::Layer, nearest::nearest, redis};
+use super::{
+    ConfigError, Place, dotenv,
+    environment::{Layer, Names},
+    nearest::nearest,
+    place::DOTENV,
+    position::{Position, Positions, join},
+    redis, secret,
+};
 
 const DEFAULTS: &str = include_str!("../../config/defaults.yaml");
+
+/// The defaults, which are also the list of what exists.
+pub(super) static KNOWN: LazyLock<Value> =
+    LazyLock::new(|| yaml_serde::from_str(DEFAULTS).expect("the embedded defaults are YAML"));
 
 /// Everything that settings are read from. It has no `Debug`: an environment is full of secrets.
 #[derive(Clone, Default)]
 pub struct Sources {
     /// A YAML file.
     pub file: Option<PathBuf>,
-    /// Names and values of a file `.env`, read as the environment is.
-    pub dotenv: BTreeMap<String, String>,
+    /// A file `.env`, which need not be there.
+    pub dotenv: Option<PathBuf>,
     /// The environment.
     pub environment: BTreeMap<String, String>,
-    /// Flags: the path of a setting and its value.
-    pub flags: Vec<(String, String)>,
+    /// Flags that were given.
+    pub flags: Vec<Flag>,
+}
+
+/// A flag that sets a setting.
+#[derive(Clone)]
+pub struct Flag {
+    /// As it was written: `--listen`.
+    pub name: &'static str,
+    /// What it sets.
+    pub key: &'static str,
+    /// To what.
+    pub value: String,
+}
+
+/// How the files look from outside; when it differs, there is something to read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    file: Option<Look>,
+    dotenv: Option<Look>,
+}
+
+/// Size, time and inode of a file: a name that leads to another file is found by the last, whatever the clock says.
+type Look = (u64, Option<SystemTime>, u64);
+
+impl Stamp {
+    /// Whether the file of settings is gone, maybe for the moment that it takes to put another in its place.
+    pub fn lacks_file(&self, sources: &Sources) -> bool {
+        sources.file.is_some() && self.file.is_none()
+    }
+}
+
+/// What all sources say, before it is known to be right.
+pub(super) struct Gathered {
+    pub(super) tree: Value,
+    pub(super) places: BTreeMap<String, Place>,
+    pub(super) file: Option<(PathBuf, Positions)>,
+    pub(super) warnings: Vec<String>,
 }
 
 /// The environment of this process; names and values that are not UTF-8 are none of ours.
@@ -36,139 +89,209 @@ fn process_environment() -> BTreeMap<String, String> {
 
 impl Sources {
     /// What a command of this process reads: the file if one is named, `.env` if there is one, the environment.
-    pub fn of_process(file: Option<PathBuf>, flags: Vec<(String, String)>) -> Self {
+    pub fn of_process(file: Option<PathBuf>, flags: Vec<Flag>) -> Self {
         let environment = process_environment();
         let file = file.or_else(|| environment.get("TIDEGATE_CONFIG").map(Into::into));
-        let dotenv = std::fs::read_to_string(".env")
-            .map_or_else(|_| BTreeMap::new(), |text| dotenv::parse(&text));
         Self {
-            file,
-            dotenv,
+            // `TIDEGATE_CONFIG=` is how a name is taken back.
+            file: file.filter(|path| !path.as_os_str().is_empty()),
+            dotenv: Some(DOTENV.into()),
             environment,
             flags,
         }
     }
 
-    pub(super) fn read(&self) -> Result<Config, ConfigError> {
-        let mut tree: Value =
-            yaml_serde::from_str(DEFAULTS).expect("the embedded defaults are YAML");
-        let known = tree.clone();
-        let mut places = BTreeMap::new();
+    /// How the files look from outside.
+    pub fn stamp(&self) -> Stamp {
+        use std::os::unix::fs::MetadataExt;
+        let look = |path: &PathBuf| {
+            let metadata = fs::metadata(path).ok()?;
+            Some((metadata.len(), metadata.modified().ok(), metadata.ino()))
+        };
+        Stamp {
+            file: self.file.as_ref().and_then(look),
+            dotenv: self.dotenv.as_ref().and_then(look),
+        }
+    }
+
+    pub(super) fn gather(&self) -> Result<Gathered, ConfigError> {
+        let known = &*KNOWN;
+        let mut gathered = Gathered {
+            tree: known.clone(),
+            places: BTreeMap::new(),
+            file: None,
+            warnings: Vec::new(),
+        };
         if let Some(path) = &self.file {
-            let text = std::fs::read_to_string(path).map_err(|source| ConfigError::File {
-                path: path.clone(),
-                source,
-            })?;
-            let yaml = |message: String| ConfigError::Yaml {
-                path: path.clone(),
-                message,
-            };
-            let file: Value =
-                yaml_serde::from_str(&text).map_err(|error| yaml(error.to_string()))?;
-            match file {
-                Value::Object(file) => merge(
-                    &mut tree,
-                    file,
-                    "",
-                    &path.display().to_string(),
-                    &mut places,
-                )?,
-                Value::Null => {}
-                _ => return Err(yaml("a mapping of settings was expected".into())),
-            }
+            gathered.file(path)?;
         }
-        let mut warnings = Vec::new();
-        for (environment, place) in [(&self.dotenv, ".env"), (&self.environment, "environment")] {
-            let mut layer = Layer {
-                tree: &mut tree,
-                known: &known,
-                places: &mut places,
-                place,
-            };
-            layer.environment(environment, &mut warnings)?;
+        let Gathered {
+            tree,
+            places,
+            warnings,
+            ..
+        } = &mut gathered;
+        let dotenv = match &self.dotenv {
+            Some(path) => dotenv::read(path, warnings)?,
+            None => Names::default(),
+        };
+        let environment = Names::of_environment(&self.environment);
+        let mut layer = Layer {
+            tree,
+            known,
+            places,
+        };
+        for names in [&dotenv, &environment] {
+            layer.names(names, warnings)?;
         }
-        for (key, value) in &self.flags {
-            let place = "command line";
-            Layer {
-                tree: &mut tree,
-                known: &known,
-                places: &mut places,
-                place,
-            }
-            .set(key, value, place)?;
+        for Flag { name, key, value } in &self.flags {
+            layer.set(key, value, Place::Flag { name })?;
         }
-        let names = [&self.environment, &self.dotenv];
-        redis::choose(&mut tree, &mut places, names, &mut warnings)?;
-        let config: Result<Config, _> = serde_path_to_error::deserialize(tree);
-        config
-            .map(|config| Config { warnings, ..config })
-            .map_err(|error| {
-                let key = error.path().to_string();
-                let place = places
-                    .get(&key)
-                    .cloned()
-                    .unwrap_or_else(|| "settings".into());
-                ConfigError::Value {
-                    place,
-                    key,
-                    message: error.into_inner().to_string(),
-                }
-            })
+        redis::choose(tree, places, [&environment, &dotenv], warnings)?;
+        Ok(gathered)
     }
 }
 
-fn merge(
-    tree: &mut Value,
-    file: Map<String, Value>,
-    path: &str,
-    place: &str,
-    places: &mut BTreeMap<String, String>,
-) -> Result<(), ConfigError> {
-    for (name, value) in file {
-        let key = if path.is_empty() {
-            name.clone()
-        } else {
-            format!("{path}.{name}")
+impl Gathered {
+    fn file(&mut self, path: &Path) -> Result<(), ConfigError> {
+        let text = fs::read_to_string(path).map_err(|source| ConfigError::File {
+            path: path.to_owned(),
+            source: explained(source),
+        })?;
+        let yaml = |message: String| ConfigError::Yaml {
+            path: path.to_owned(),
+            message,
         };
-        let Some(known) = tree.get_mut(&name) else {
-            let siblings: Vec<String> = tree.as_object().map_or_else(Vec::new, |tree| {
-                tree.keys().map(|name| join(path, name)).collect()
+        let file: Value =
+            yaml_serde::from_str(&text).map_err(|error| yaml(syntax(&error.to_string(), &text)))?;
+        let positions = Positions::of(&text);
+        if let Some((key, at)) = &positions.repeated {
+            return Err(ConfigError::Value {
+                place: Place::file(path, Some(*at)).to_string(),
+                // A key may be anything here, also a token that lost its name.
+                key: known_part(key),
+                message: "this stands here twice".into(),
             });
-            return Err(ConfigError::Unknown {
-                place: place.into(),
-                nearest: nearest(&key, &siblings),
-                key,
-            });
+        }
+        let mut merge = Merge {
+            path,
+            positions: &positions,
+            places: &mut self.places,
         };
-        match value {
-            Value::Object(value) if known.is_object() => merge(known, value, &key, place, places)?,
+        match file {
+            Value::Object(file) => merge.object(&mut self.tree, file, "")?,
             Value::Null => {}
-            // Where there is no default, an empty text says as little.
-            Value::String(text) if text.is_empty() && known.is_null() => {}
-            _ if known.is_object() => {
-                return Err(ConfigError::Value {
-                    place: place.into(),
-                    key,
-                    message: "a mapping of settings was expected".into(),
-                });
-            }
-            value => {
-                *known = value;
-                places.insert(key, place.into());
-            }
+            _ => return Err(yaml("a mapping of settings was expected".into())),
+        }
+        self.file = Some((path.to_owned(), positions));
+        Ok(())
+    }
+}
+
+/// What the reader of YAML says, without values, and with the line where it knows only an offset.
+fn syntax(message: &str, text: &str) -> String {
+    let message = secret::without_values(message);
+    let offset = message
+        .rsplit_once(" at position ")
+        .and_then(|(_, at)| at.split([' ', ',']).next()?.parse::<usize>().ok());
+    match offset {
+        Some(offset) => {
+            let before = &text.as_bytes()[..offset.min(text.len())];
+            let line = before.split(|byte| *byte == b'\n').count();
+            format!("{message}, line {line}")
+        }
+        None => message,
+    }
+}
+
+/// The longest part of a key that exists.
+fn known_part(key: &str) -> String {
+    let mut part = key;
+    while KNOWN
+        .pointer(&format!("/{}", part.replace('.', "/")))
+        .is_none()
+    {
+        match part.rsplit_once(['.', '[']) {
+            Some((before, _)) => part = before,
+            None => return "a key".into(),
         }
     }
-    Ok(())
+    part.to_owned()
 }
 
-fn join(path: &str, name: &str) -> String {
-    if path.is_empty() {
-        name.to_owned()
-    } else {
-        format!("{path}.{name}")
+/// A file that is no text is said to be one that is "stream did not contain valid UTF-8".
+fn explained(error: io::Error) -> io::Error {
+    if error.kind() == io::ErrorKind::InvalidData {
+        return io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8");
+    }
+    error
+}
+
+/// A file on its way into the tree.
+struct Merge<'a> {
+    path: &'a Path,
+    positions: &'a Positions,
+    places: &'a mut BTreeMap<String, Place>,
+}
+
+impl Merge<'_> {
+    fn place(&self, key: &str) -> Place {
+        let at: Option<Position> = self.positions.find(key);
+        Place::file(self.path, at)
+    }
+
+    fn object(
+        &mut self,
+        tree: &mut Value,
+        file: Map<String, Value>,
+        path: &str,
+    ) -> Result<(), ConfigError> {
+        for (name, value) in file {
+            let key = join(path, &name);
+            let Some(known) = tree.get_mut(&name) else {
+                return Err(self.unknown(tree, &key, path));
+            };
+            match value {
+                Value::Object(value) if known.is_object() => self.object(known, value, &key)?,
+                Value::Null => {}
+                // Where there is no default, an empty text says as little.
+                Value::String(text) if text.is_empty() && known.is_null() => {}
+                _ if known.is_object() => {
+                    return Err(ConfigError::Value {
+                        place: self.place(&key).to_string(),
+                        key,
+                        message: "a mapping of settings was expected".into(),
+                    });
+                }
+                value => {
+                    *known = value;
+                    let place = self.place(&key);
+                    self.places.insert(key, place);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn unknown(&self, tree: &Value, key: &str, path: &str) -> ConfigError {
+        let siblings: Vec<String> = tree.as_object().map_or_else(Vec::new, |tree| {
+            tree.keys().map(|name| join(path, name)).collect()
+        });
+        // `stream.keepalive: 5s` in one line is what the keys look like everywhere else.
+        let nested = leaves(&KNOWN, "").into_iter().find(|known| known == key);
+        let nearest = match nested.as_deref().and_then(|key| key.rsplit_once('.')) {
+            Some((section, name)) => Some(format!("{section}: {{{name}: …}}")),
+            None => nearest(key, &siblings),
+        };
+        ConfigError::Unknown {
+            place: self.place(key).to_string(),
+            key: key.to_owned(),
+            nearest,
+        }
     }
 }
 
+/// The keys of all that is no mapping.
 pub(super) fn leaves(tree: &Value, path: &str) -> Vec<String> {
     match tree {
         Value::Object(tree) => tree
@@ -184,6 +307,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::config::Config;
 
     fn load(environment: &[(&str, &str)], yaml: &str) -> Result<Config, ConfigError> {
         let file = tempfile::NamedTempFile::new().expect("a temporary file");

@@ -13,10 +13,10 @@ use arc_swap::ArcSwap;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{alarm::Alarms, orders, problem::Code, streams::Streams, tls::Tls};
+use super::{alarm::Alarms, orders, problem::Code, reload::Reloader, streams::Streams, tls::Tls};
 use crate::{
     auth::{Auth, AuthError, Tickets},
-    config::Config,
+    config::{Config, Wrong},
     hub::Hub,
     layers::rate::Rates,
     store::{Letters, ReplicaReport, StoreError},
@@ -27,6 +27,8 @@ use crate::{
 pub struct App {
     /// The settings; a reload puts others in their place.
     config: ArcSwap<Config>,
+    /// Where they come from.
+    pub reloader: Reloader,
     /// Topics and subscribers.
     pub hub: Hub,
     /// What is counted.
@@ -85,9 +87,11 @@ impl App {
     ///
     /// # Errors
     /// When the settings name keys that cannot be read.
-    pub fn new(config: Config, hub: Hub) -> Result<Arc<Self>, AuthError> {
+    pub fn new(reloader: Reloader, hub: Hub) -> Result<Arc<Self>, AuthError> {
+        let config = reloader.config();
         let auth = Auth::new(&config, None)?;
         let metrics = Arc::new(Metrics::new(hub.store().kind(), hub.store().latency()));
+        metrics.configured();
         for code in Code::ALL {
             metrics.may_refuse(code.as_str(), false);
             if code.is_temporary() {
@@ -98,7 +102,8 @@ impl App {
         let letters = Letters::new(hub.store().clone(), &replica);
         Ok(Arc::new(Self {
             streams: Arc::new(Streams::new(replica.clone(), metrics.clone())),
-            config: ArcSwap::from_pointee(config),
+            config: ArcSwap::new(config),
+            reloader,
             hub,
             metrics,
             alarms: Arc::new(Alarms::default()),
@@ -139,6 +144,15 @@ impl App {
     /// The settings as they are now.
     pub fn config(&self) -> Arc<Config> {
         self.config.load_full()
+    }
+
+    /// Puts other settings into force: all of them, or none.
+    ///
+    /// # Errors
+    /// When something that they name cannot be used.
+    pub fn apply(&self, config: Arc<Config>) -> Result<(), Wrong> {
+        self.config.store(config);
+        Ok(())
     }
 
     /// Resident memory at the last look.

@@ -59,6 +59,7 @@ pub enum Code {
     UrlTooLarge,
     RequestMalformed,
     RequestTimeout,
+    ConfigInvalid,
     Internal,
 }
 
@@ -104,6 +105,7 @@ impl Code {
         Self::UrlTooLarge,
         Self::RequestMalformed,
         Self::RequestTimeout,
+        Self::ConfigInvalid,
         Self::Internal,
     ];
 
@@ -265,6 +267,11 @@ impl Code {
                 "request_timeout",
                 S::REQUEST_TIMEOUT,
                 "The request did not arrive in time",
+            ),
+            Self::ConfigInvalid => (
+                "config_invalid",
+                S::UNPROCESSABLE_ENTITY,
+                "The settings are not valid",
             ),
             Self::Internal => (
                 "internal",

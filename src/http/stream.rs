@@ -93,9 +93,7 @@ impl EventStream {
         let now = app.alarms.now();
         let opened_us = app.hub.now_us();
         let app_closes = app.streams.closes();
-        let ticks = Alarms::ticks(app.config().stream.keepalive);
-        // At least 85 % of it; the longest silence is the setting itself, which proxies rely on.
-        let silence = ticks - rand::random_range(0..=ticks / 100 * 15 + ticks % 100 * 15 / 100);
+        let silence = draw_silence(&app);
         let expiry = Expiry::new(&app, scope.handle());
         let begun = Standing {
             cursor: opening.cursor,
@@ -390,6 +388,8 @@ impl EventStream {
 
     /// What fills a silence: the cursor where it has moved without an event, else a comment or a heartbeat.
     fn keepalive(&mut self) -> Vec<u8> {
+        // The setting may be another by now.
+        self.silence = draw_silence(&self.app);
         let heartbeat = self.options.heartbeat && !self.options.quiet;
         let mut bytes = self.checkpoint().unwrap_or_default();
         if heartbeat {
@@ -429,6 +429,12 @@ impl EventStream {
             data: Some("{}"),
         })
     }
+}
+
+/// Ticks of silence before a keepalive: at least 85 % of the setting, at most the setting itself, which proxies rely on.
+fn draw_silence(app: &App) -> u32 {
+    let ticks = Alarms::ticks(app.config().stream.keepalive);
+    ticks - rand::random_range(0..=ticks / 100 * 15 + ticks % 100 * 15 / 100)
 }
 
 impl Drop for EventStream {

@@ -1,5 +1,7 @@
 //! Every metric family. Label values come from closed lists, never from what a client sends.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{
@@ -40,6 +42,11 @@ struct VerdictLabels {
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct ReasonLabels {
     reason: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OutcomeLabels {
+    outcome: &'static str,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -84,6 +91,32 @@ pub struct Metrics {
     gaps: Family<ReasonLabels, Counter>,
     closes: Family<ReasonLabels, Counter>,
     refusals: Family<RefusalLabels, Counter>,
+    reloads: Family<OutcomeLabels, Counter>,
+    reload_succeeded: Gauge,
+    reload_success_at: Gauge,
+}
+
+/// How a reload of the settings went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReloadOutcome {
+    /// Something took effect.
+    Applied,
+    /// There was nothing that could take effect.
+    Unchanged,
+    /// The settings are not valid, and nothing has changed.
+    Failed,
+}
+
+impl ReloadOutcome {
+    const ALL: [Self; 3] = [Self::Applied, Self::Unchanged, Self::Failed];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Applied => "applied",
+            Self::Unchanged => "unchanged",
+            Self::Failed => "failed",
+        }
+    }
 }
 
 /// What is looked up at the moment of a scrape.
@@ -202,6 +235,29 @@ impl Metrics {
             "Requests refused, by code, as a status or as a stream that an EventSource survives",
             refusals.clone(),
         );
+        let reloads: Family<OutcomeLabels, Counter> = Family::default();
+        for outcome in ReloadOutcome::ALL {
+            let _ = reloads.get_or_create_owned(&OutcomeLabels {
+                outcome: outcome.as_str(),
+            });
+        }
+        r.register(
+            "config_reloads",
+            "Reloads of the settings, by what became of them",
+            reloads.clone(),
+        );
+        let reload_succeeded = gauge(
+            r,
+            "config_last_reload_successful",
+            "Whether the settings were valid when they were read last",
+        );
+        let reload_success_at = Gauge::default();
+        r.register_with_unit(
+            "config_last_reload_success_timestamp",
+            "When valid settings were read last",
+            Unit::Seconds,
+            reload_success_at.clone(),
+        );
         Self {
             registry,
             requests,
@@ -219,6 +275,32 @@ impl Metrics {
             gaps,
             closes,
             refusals,
+            reloads,
+            reload_succeeded,
+            reload_success_at,
+        }
+    }
+
+    /// Settings were read for the first time: they were valid, or there were no process.
+    pub fn configured(&self) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let now = now.unwrap_or_default().as_secs();
+        self.reload_succeeded.set(1);
+        self.reload_success_at
+            .set(i64::try_from(now).unwrap_or(i64::MAX));
+    }
+
+    /// Settings were read again.
+    pub fn reloaded(&self, outcome: ReloadOutcome) {
+        let labels = OutcomeLabels {
+            outcome: outcome.as_str(),
+        };
+        self.reloads.get_or_create_owned(&labels).inc();
+        match outcome {
+            ReloadOutcome::Failed => {
+                self.reload_succeeded.set(0);
+            }
+            ReloadOutcome::Applied | ReloadOutcome::Unchanged => self.configured(),
         }
     }
 

@@ -1,0 +1,344 @@
+//! What settings have to hold together, beyond what the type of each says.
+
+use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
+
+use super::{Config, StoreKind, Wrong};
+
+/// What a secret that is sent as it is has to be long at least, in characters.
+const TOKEN_CHARS: usize = 16;
+/// What a key for HS256 should be long at least, in bytes (RFC 7518, 3.2).
+const HS256_BYTES: usize = 32;
+
+impl Config {
+    /// A listener that others reach, though anybody could do anything there.
+    pub(super) fn exposed(&self) -> Option<(&'static str, SocketAddr)> {
+        let listeners = [
+            ("server.listen", self.server.listen),
+            ("admin.listen", self.admin.listen),
+        ];
+        let open = |(_, address): &(_, SocketAddr)| !address.ip().is_loopback();
+        listeners
+            .into_iter()
+            .find(open)
+            .filter(|_| self.development())
+    }
+
+    pub(super) fn check(&self) -> Result<(), Wrong> {
+        let tls = &self.server.tls;
+        let redis = &self.redis;
+        let rules = [
+            (
+                "stream.keepalive",
+                self.stream.keepalive >= Duration::from_millis(100),
+                "must be at least 100ms",
+            ),
+            (
+                "stream.write_timeout",
+                self.stream.write_timeout >= Duration::from_millis(100),
+                "must be at least 100ms",
+            ),
+            (
+                "stream.retry",
+                self.stream.retry >= Duration::from_millis(1),
+                "must be at least 1ms",
+            ),
+            (
+                "server.header_timeout",
+                self.server.header_timeout >= Duration::from_millis(100),
+                "must be at least 100ms",
+            ),
+            (
+                "limits.topics_per_connection",
+                self.limits.topics_per_connection >= 1,
+                "must be at least 1",
+            ),
+            (
+                "limits.connections_per_address",
+                self.limits.connections_per_address >= 1,
+                "must be at least 1",
+            ),
+            (
+                "publish.idle_timeout",
+                self.publish.idle_timeout >= Duration::from_millis(100),
+                "must be at least 100ms",
+            ),
+            ("tail.events", self.tail.events >= 1, "must be at least 1"),
+            (
+                "retention.events",
+                self.retention.events >= 1,
+                "must be at least 1",
+            ),
+            (
+                "store",
+                self.store == StoreKind::Memory || redis.url.is_some(),
+                "redis has to be told where: set redis.url (REDIS_URL=redis://host:6379, or REDIS_HOST=host)",
+            ),
+            (
+                "redis.prefix",
+                redis.prefix_is_plain(),
+                "must be 1 to 64 ASCII letters, digits, '-', '_', '.' or ':'",
+            ),
+            (
+                "redis.tls",
+                redis.tls.certificate.is_some() == redis.tls.key.is_some(),
+                "certificate and key go together: both or none",
+            ),
+            (
+                "server.tls",
+                tls.certificate.is_some() == tls.key.is_some(),
+                "certificate and key go together: both or none",
+            ),
+            (
+                "traces.ratio",
+                (0.0..=1.0).contains(&self.traces.ratio),
+                "must be from 0 to 1",
+            ),
+            (
+                "traces.endpoint",
+                self.traces.endpoint.as_deref().is_none_or(is_web_address),
+                "http://host:port or https://host was expected",
+            ),
+            (
+                "auth.jwt.jwks_url",
+                self.auth.jwt.jwks_url.as_deref().is_none_or(is_web_address),
+                "a URL that begins with https:// or http:// was expected",
+            ),
+            (
+                "auth.cookie",
+                is_token(&self.auth.cookie),
+                "is no name of a cookie: letters, digits and !#$%&'*+-.^_`|~ were expected (RFC 6265, 4.1.1)",
+            ),
+            (
+                "admin.token",
+                self.admin
+                    .token
+                    .as_ref()
+                    .is_none_or(|token| is_long(token.expose())),
+                TOO_SHORT,
+            ),
+        ];
+        if let Some((key, _, message)) = rules.into_iter().find(|(_, holds, _)| !holds) {
+            return Err(Wrong::new(key, message));
+        }
+        self.check_origins()?;
+        self.check_tokens()
+    }
+
+    fn check_origins(&self) -> Result<(), Wrong> {
+        for (index, origin) in self.cors.origins.iter().enumerate() {
+            let plain = origin.split_once("://").is_some_and(|(scheme, host)| {
+                !scheme.is_empty() && !host.is_empty() && !host.contains(['/', '*', ' '])
+            });
+            if !plain {
+                return Err(Wrong::new(
+                    format!("cors.origins[{index}]"),
+                    format!(
+                        "{origin:?} is no origin: write scheme://host or scheme://host:port, no path, no wildcard"
+                    ),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// A name is a subject in logs, limits and the scope of idempotency keys; a token says which name it is.
+    fn check_tokens(&self) -> Result<(), Wrong> {
+        let (mut names, mut secrets) = (BTreeSet::new(), BTreeSet::new());
+        for (index, token) in self.auth.tokens.iter().enumerate() {
+            let wrong = |field: &str, message: &str| {
+                Err(Wrong::new(format!("auth.tokens[{index}].{field}"), message))
+            };
+            if token.name.trim().is_empty() {
+                return wrong("name", "must not be empty");
+            }
+            if token.name.chars().any(char::is_control) {
+                return wrong("name", "must not hold control characters");
+            }
+            if !names.insert(&token.name) {
+                return wrong("name", "another token has the same name");
+            }
+            if !is_long(token.token.expose()) {
+                return wrong("token", TOO_SHORT);
+            }
+            let sendable = |byte: u8| byte.is_ascii_graphic();
+            if !token.token.expose().bytes().all(sendable) {
+                return wrong(
+                    "token",
+                    "must be ASCII without spaces, or no header could hold it",
+                );
+            }
+            if !secrets.insert(token.token.expose()) {
+                return wrong("token", "another entry has the same token");
+            }
+        }
+        Ok(())
+    }
+
+    /// What is allowed, but hardly meant.
+    pub(super) fn doubts(&self) -> Vec<String> {
+        let mut doubts = Vec::new();
+        let mut doubt = |holds: bool, text: &str| {
+            if holds {
+                doubts.push(text.to_owned());
+            }
+        };
+        let unused = self.store == StoreKind::Memory && self.redis.url.is_some();
+        doubt(
+            unused,
+            "store is memory, so Redis is not used, though there is a URL for it (redis.url, REDIS_URL, REDIS_HOST)",
+        );
+        doubt(
+            !unused && self.redis.tls_is_idle(),
+            "redis.tls is not used, because redis.url asks for no TLS: it would begin with rediss://",
+        );
+        let jwt = &self.auth.jwt;
+        let short = |secret: &super::Secret| secret.expose().len() < HS256_BYTES;
+        doubt(
+            jwt.secret.as_ref().is_some_and(short),
+            "auth.jwt.secret is shorter than 32 bytes: it can be guessed from one token (RFC 7518, 3.2)",
+        );
+        doubt(
+            jwt.jwks_url.as_deref().is_some_and(is_open_to_forgery),
+            "auth.jwt.jwks_url is http://: whoever is in between can put in keys of their own",
+        );
+        doubts
+    }
+}
+
+const TOO_SHORT: &str = "must be at least 16 characters, as `openssl rand -hex 32` makes them";
+
+fn is_long(secret: &str) -> bool {
+    secret.chars().count() >= TOKEN_CHARS
+}
+
+fn web_address(text: &str) -> Option<http::Uri> {
+    let url: http::Uri = text.parse().ok()?;
+    let web = matches!(url.scheme_str(), Some("http" | "https"));
+    (web && url.host().is_some_and(|host| !host.is_empty())).then_some(url)
+}
+
+fn is_web_address(text: &str) -> bool {
+    web_address(text).is_some()
+}
+
+/// Without TLS, and not to this machine.
+fn is_open_to_forgery(text: &str) -> bool {
+    web_address(text).is_some_and(|url| {
+        let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
+        let address = host.parse::<std::net::IpAddr>();
+        let near = host == "localhost" || address.is_ok_and(|address| address.is_loopback());
+        url.scheme_str() == Some("http") && !near
+    })
+}
+
+/// A `token` of RFC 9110, 5.6.2, which is what a cookie's name has to be.
+fn is_token(text: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    !text.is_empty() && text.bytes().all(plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::{Config, Sources};
+
+    fn load(yaml: &str) -> Result<Config, String> {
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        std::fs::write(file.path(), yaml).expect("written");
+        let sources = Sources {
+            file: Some(file.path().to_owned()),
+            ..Sources::default()
+        };
+        Config::load(&sources).map_err(|error| error.told())
+    }
+
+    #[test]
+    fn names_of_tokens_are_unique_and_tokens_are_long() {
+        let one = "{name: shop, token: 0123456789abcdef}";
+        assert!(load(&format!("auth: {{tokens: [{one}]}}")).is_ok());
+        for (entry, key, message) in [
+            (
+                "{name: ' ', token: fedcba9876543210}",
+                "auth.tokens[1].name",
+                "empty",
+            ),
+            (
+                "{name: shop, token: fedcba9876543210}",
+                "auth.tokens[1].name",
+                "same name",
+            ),
+            (
+                "{name: other, token: 0123456789abcdef}",
+                "auth.tokens[1].token",
+                "same token",
+            ),
+            (
+                "{name: other, token: fedcba987654321}",
+                "auth.tokens[1].token",
+                "at least 16",
+            ),
+            (
+                "{name: other, token: fedcba98 76543210}",
+                "auth.tokens[1].token",
+                "ASCII",
+            ),
+        ] {
+            let yaml = format!("auth:\n  tokens:\n  - {one}\n  - {entry}\n");
+            let error = load(&yaml).expect_err(entry);
+            assert!(error.contains("line 4") && error.contains(key), "{error}");
+            assert!(error.contains(message), "{error}");
+            assert!(
+                !error.contains("fedc") && !error.contains("0123"),
+                "{error}"
+            );
+        }
+        let error = load("admin: {token: short}").expect_err("too short");
+        assert!(
+            error.contains("admin.token") && !error.contains("short}"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn what_would_open_the_door_to_forgery_is_warned_of() {
+        let warned = |yaml: &str| load(yaml).expect("valid").warnings;
+        let short = warned("auth: {jwt: {secret: s3cret-s3cret-s3cret-s3cret-s3c}}");
+        assert!(
+            short[0].contains("32 bytes") && !short[0].contains("s3cret"),
+            "{short:?}"
+        );
+        let long = warned("auth: {jwt: {secret: s3cret-s3cret-s3cret-s3cret-s3cre}}");
+        assert!(long.is_empty(), "{long:?}");
+        assert_eq!(
+            warned("auth: {jwt: {jwks_url: 'http://keys.example/'}}").len(),
+            1
+        );
+        for fine in [
+            "https://keys.example/",
+            "http://127.0.0.1:1/",
+            "http://[::1]/a",
+        ] {
+            let warnings = warned(&format!("auth: {{jwt: {{jwks_url: '{fine}'}}}}"));
+            assert!(warnings.is_empty(), "{warnings:?}");
+        }
+    }
+
+    #[test]
+    fn addresses_of_keys_and_names_of_cookies_are_what_they_seem() {
+        for (yaml, key) in [
+            (
+                "auth: {jwt: {jwks_url: 'ftp://keys.example'}}",
+                "auth.jwt.jwks_url",
+            ),
+            ("auth: {jwt: {jwks_url: keys.json}}", "auth.jwt.jwks_url"),
+            ("traces: {endpoint: 'localhost:4318'}", "traces.endpoint"),
+            ("auth: {cookie: ''}", "auth.cookie"),
+            ("auth: {cookie: 'a b'}", "auth.cookie"),
+            ("auth: {cookie: 'a;b'}", "auth.cookie"),
+            ("auth: {cookie: 'a=b'}", "auth.cookie"),
+        ] {
+            let error = load(yaml).expect_err(yaml);
+            assert!(error.contains(key) && error.contains("line 1"), "{error}");
+        }
+        assert!(load("auth: {cookie: __Host-tidegate}").is_ok());
+    }
+}
