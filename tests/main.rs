@@ -23,6 +23,7 @@ mod order;
 mod producers;
 mod redis;
 mod refusals;
+mod reload;
 mod resume;
 mod slow;
 mod stats;

@@ -6,7 +6,10 @@ use clap::{Args, Subcommand};
 use serde_json::{Map, Value};
 
 use super::sources::SourceArgs;
-use crate::config::{Setting, Settings};
+use crate::{
+    config::{Setting, Settings},
+    http::reload,
+};
 
 #[derive(Args, Clone, Debug)]
 pub(super) struct Config {
@@ -39,7 +42,7 @@ impl Config {
         let text = match self.command {
             Sub::Check { file, mut sources } => {
                 sources.config = file.or(sources.config);
-                load(sources)?;
+                reload::check(&load(sources)?)?;
                 "ok\n".to_owned()
             }
             Sub::Show { json, sources } => {

@@ -120,8 +120,34 @@ impl Config {
         if let Some((key, _, message)) = rules.into_iter().find(|(_, holds, _)| !holds) {
             return Err(Wrong::new(key, message));
         }
+        self.check_paths()?;
         self.check_origins()?;
         self.check_tokens()
+    }
+
+    /// A URL that went to the wrong setting would be a file with a password in its name.
+    fn check_paths(&self) -> Result<(), Wrong> {
+        let (tls, redis) = (&self.server.tls, &self.redis.tls);
+        let paths = [
+            ("server.tls.certificate", &tls.certificate),
+            ("server.tls.key", &tls.key),
+            ("redis.tls.ca", &redis.ca),
+            ("redis.tls.certificate", &redis.certificate),
+            ("redis.tls.key", &redis.key),
+            ("auth.jwt.public_key", &self.auth.jwt.public_key),
+            ("log.file", &self.log.file),
+        ];
+        let is_url = |path: &Option<std::path::PathBuf>| {
+            let text = path.as_ref().map(|path| path.to_string_lossy());
+            text.is_some_and(|text| text.contains("://"))
+        };
+        match paths.iter().find(|(_, path)| is_url(path)) {
+            Some((key, _)) => Err(Wrong::new(
+                *key,
+                "the path of a file was expected, this is a URL",
+            )),
+            None => Ok(()),
+        }
     }
 
     fn check_origins(&self) -> Result<(), Wrong> {
@@ -335,6 +361,7 @@ mod tests {
             ("auth: {cookie: 'a b'}", "auth.cookie"),
             ("auth: {cookie: 'a;b'}", "auth.cookie"),
             ("auth: {cookie: 'a=b'}", "auth.cookie"),
+            ("log: {file: 'redis://:s3cret@cache'}", "log.file"),
         ] {
             let error = load(yaml).expect_err(yaml);
             assert!(error.contains(key) && error.contains("line 1"), "{error}");

@@ -79,7 +79,7 @@ pub struct Server {
     pub tls: ServerTls,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "as above")]
 pub struct ServerTls {

@@ -9,12 +9,11 @@ use super::{
 };
 
 /// What is read at the start only: a key, or all that it holds. Everything else takes effect at once.
-pub const NEEDS_RESTART: [&str; 14] = [
+pub const NEEDS_RESTART: [&str; 13] = [
     "server.listen",
     "server.tls",
     "admin.listen",
     "tail",
-    "publish.idempotency_window",
     "publish.timeout",
     "limits.handshakes",
     "store",

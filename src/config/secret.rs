@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::position::join;
+use super::{nearest::is_slip, position::join};
 
 /// Every setting that is a secret; `[]` stands for each item of a list. The credentials in a URL, be it `redis.url` or any
 /// other text, are one besides.
@@ -82,6 +82,13 @@ pub(super) fn may_hold_secret(key: &str) -> bool {
     SECRETS
         .iter()
         .any(|secret| begins(secret, &general) || begins(&general, secret))
+}
+
+/// Whether an unknown key may be repeated where a secret was to be named: `- 5ecret: shop` happens, and what is like a name
+/// of ours, or at least like a name, is none.
+pub(super) fn may_be_repeated(key: &str, near: Option<&str>) -> bool {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte == b'_';
+    near.is_some_and(|near| is_slip(key, near)) || key.len() <= 20 && key.bytes().all(plain)
 }
 
 /// The text with every value in it hidden that is quoted, as serde quotes what it did not expect.

@@ -7,9 +7,9 @@ use serde_json::Value;
 
 use super::{
     Config, ConfigError, Place, Sources, Wrong,
-    nearest::{is_slip, nearest},
+    nearest::nearest,
     position::{Positions, join},
-    secret::{masked, may_hold_secret, without_credentials},
+    secret::{masked, may_be_repeated, may_hold_secret, without_credentials},
     source::{Gathered, KNOWN, leaves},
 };
 
@@ -250,9 +250,7 @@ impl Origins {
             None => key,
         };
         let place = self.place(&join(&entry, field));
-        // Where a secret was to be named, what was written may be one: `- s3cret: shop`.
-        let slip = near.as_deref().is_some_and(|near| is_slip(field, near));
-        if may_hold_secret(&entry) && !slip {
+        if may_hold_secret(&entry) && !may_be_repeated(field, near.as_deref()) {
             let message = format!("an unknown key; there are {}", known.join(", "));
             return ConfigError::Value {
                 place,
@@ -267,3 +265,6 @@ impl Origins {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -249,7 +249,7 @@ impl Merge<'_> {
         for (name, value) in file {
             let key = join(path, &name);
             let Some(known) = tree.get_mut(&name) else {
-                return Err(self.unknown(tree, &key, path));
+                return Err(self.unknown(tree, path, &name));
             };
             match value {
                 Value::Object(value) if known.is_object() => self.object(known, value, &key)?,
@@ -273,19 +273,29 @@ impl Merge<'_> {
         Ok(())
     }
 
-    fn unknown(&self, tree: &Value, key: &str, path: &str) -> ConfigError {
-        let siblings: Vec<String> = tree.as_object().map_or_else(Vec::new, |tree| {
-            tree.keys().map(|name| join(path, name)).collect()
-        });
+    fn unknown(&self, tree: &Value, path: &str, name: &str) -> ConfigError {
+        let key = join(path, name);
+        let place = self.place(&key).to_string();
+        let siblings = tree.as_object().into_iter().flatten();
+        let siblings: Vec<String> = siblings.map(|(name, _)| name.clone()).collect();
+        let near = nearest(name, &siblings);
+        if secret::may_hold_secret(path) && !secret::may_be_repeated(name, near.as_deref()) {
+            let message = format!("an unknown key; there are {}", siblings.join(", "));
+            return ConfigError::Value {
+                place,
+                key: path.to_owned(),
+                message,
+            };
+        }
         // `stream.keepalive: 5s` in one line is what the keys look like everywhere else.
-        let nested = leaves(&KNOWN, "").into_iter().find(|known| known == key);
-        let nearest = match nested.as_deref().and_then(|key| key.rsplit_once('.')) {
+        let whole = leaves(&KNOWN, "").contains(&key);
+        let nearest = match key.rsplit_once('.').filter(|_| whole) {
             Some((section, name)) => Some(format!("{section}: {{{name}: …}}")),
-            None => nearest(key, &siblings),
+            None => near.map(|near| join(path, &near)),
         };
         ConfigError::Unknown {
-            place: self.place(key).to_string(),
-            key: key.to_owned(),
+            place,
+            key,
             nearest,
         }
     }

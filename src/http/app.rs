@@ -13,14 +13,21 @@ use arc_swap::ArcSwap;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{alarm::Alarms, orders, problem::Code, reload::Reloader, streams::Streams, tls::Tls};
+use super::{
+    alarm::Alarms,
+    orders,
+    problem::Code,
+    reload::{Reloader, unusable},
+    streams::Streams,
+    tls::Tls,
+};
 use crate::{
     auth::{Auth, AuthError, Tickets},
     config::{Config, Wrong},
     hub::Hub,
     layers::rate::Rates,
     store::{Letters, ReplicaReport, StoreError},
-    telemetry::{Metrics, ProcessStats, metrics::Snapshot},
+    telemetry::{self, Metrics, ProcessStats, metrics::Snapshot},
 };
 
 /// What all requests share.
@@ -150,7 +157,27 @@ impl App {
     ///
     /// # Errors
     /// When something that they name cannot be used.
-    pub fn apply(&self, config: Arc<Config>) -> Result<(), Wrong> {
+    pub(super) fn apply(&self, config: Arc<Config>) -> Result<(), Wrong> {
+        let old = self.config();
+        // First what can fail, and of this last what is in force as soon as it has not.
+        let auth = Auth::new(&config, Some(&self.auth())).map_err(|error| unusable(&error))?;
+        if let Some(tls) = self.tls()
+            && config.server.tls != old.server.tls
+        {
+            tls.reload(&config.server.tls)
+                .map_err(|error| unusable(&error))?;
+        }
+        self.auth.store(Arc::new(auth));
+        self.hub.retain(config.keep());
+        self.hub.limit_topics(config.limits.topics);
+        if let Some(log) = telemetry::logs::handle() {
+            // What was set by hand stays until the setting is another. It has been parsed before.
+            if config.log.level.as_str() != old.log.level.as_str() {
+                let _ = log.set_level(config.log.level.as_str());
+            }
+            log.set_access(config.log.access);
+            log.set_audit(config.log.audit);
+        }
         self.config.store(config);
         Ok(())
     }

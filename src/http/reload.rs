@@ -14,10 +14,11 @@ use tokio::{
     time::{self, MissedTickBehavior},
 };
 
-use super::app::App;
+use super::{app::App, tls::Tls};
 use crate::{
+    auth::Auth,
     config::{
-        Config, ConfigError, Setting, Settings, Sources, Stamp,
+        Config, ConfigError, Setting, Settings, Sources, Stamp, Wrong,
         reload::{Change, Report, next},
     },
     telemetry::metrics::ReloadOutcome,
@@ -75,6 +76,7 @@ impl Reloader {
     pub fn new(sources: Sources, room: usize) -> Result<Self, ConfigError> {
         let stamp = sources.stamp();
         let mut settings = Settings::load(&sources)?;
+        check(&settings)?;
         settings.lower_connections(room);
         Ok(Self {
             sources,
@@ -114,6 +116,32 @@ impl Reloader {
         state.settings = settings;
         state.waiting.clone_from(&report.restart);
         Ok((report, news))
+    }
+}
+
+/// Whether the files that settings name can be used: keys and certificates.
+///
+/// # Errors
+/// When one cannot be.
+pub fn check(settings: &Settings) -> Result<(), ConfigError> {
+    let config = settings.config();
+    let usable = Auth::check(config)
+        .map_err(|error| unusable(&error))
+        .and_then(|()| Tls::check(&config.server.tls).map_err(|error| unusable(&error)));
+    usable.map_err(|wrong| settings.refuse(wrong))
+}
+
+/// What such an error says begins with the setting.
+pub(super) fn unusable(error: &dyn std::error::Error) -> Wrong {
+    let mut text = error.to_string();
+    if let Some(cause) = error.source().map(ToString::to_string)
+        && !text.contains(&cause)
+    {
+        text = format!("{text}: {cause}");
+    }
+    match text.split_once([':', ' ']) {
+        Some((key, message)) => Wrong::new(key, message.trim_start()),
+        None => Wrong::new("settings", text),
     }
 }
 

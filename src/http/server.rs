@@ -64,10 +64,15 @@ pub fn bind(address: SocketAddr, write_timeout: Duration) -> io::Result<TcpListe
     let options = SockRef::from(&socket);
     options.set_tcp_nodelay(true)?;
     options.set_tcp_keepalive(&keepalive)?;
-    options.set_tcp_user_timeout(Some(write_timeout + Duration::from_secs(15)))?;
+    options.set_tcp_user_timeout(Some(user_timeout(write_timeout)))?;
     socket.bind(address)?;
     // The kernel cuts this to net.core.somaxconn; a storm of reconnects needs room.
     socket.listen(4096)
+}
+
+/// The kernel is the more patient one: a reader that does not read is closed by its stream, with a reason.
+fn user_timeout(write_timeout: Duration) -> Duration {
+    write_timeout + Duration::from_secs(15)
 }
 
 /// Accepts connections until `stop`; they live on in `connections`. The public listener speaks TLS where the app has it.
@@ -145,7 +150,12 @@ async fn connection(
     mut counted: CountedConnection,
     connections: TaskTracker,
 ) {
-    let deadline = Instant::now() + session.app.config().server.header_timeout;
+    let config = session.app.config();
+    // That of the listener is from the start, and the setting may be another by now.
+    let _ = SockRef::from(&socket)
+        .set_tcp_user_timeout(Some(user_timeout(config.stream.write_timeout)));
+    let deadline = Instant::now() + config.server.header_timeout;
+    drop(config);
     let begun = tokio::select! {
         begun = begin(&session, socket, tls.as_deref(), deadline) => begun,
         // Whoever has not said anything until the end of a drain has nothing to wait for.

@@ -212,6 +212,14 @@ impl Tls {
         Ok(Some(Arc::new(tls)))
     }
 
+    /// Whether certificate and key can be used, where the settings name them.
+    ///
+    /// # Errors
+    /// When they cannot.
+    pub fn check(settings: &ServerTls) -> Result<(), TlsError> {
+        Files::of(settings).map_or(Ok(()), |files| files.load().map(drop))
+    }
+
     /// What the next connection will use.
     pub(super) fn current(&self) -> Arc<ServerConfig> {
         self.current.load_full()
@@ -230,13 +238,18 @@ impl Tls {
     /// Reads certificate and key again, from where the settings say now. What cannot be used changes nothing.
     ///
     /// # Errors
-    /// When they cannot be used; that is logged, and tried again on its own.
+    /// When they cannot be used; that is logged.
     pub fn reload(&self, settings: &ServerTls) -> Result<(), TlsError> {
         let mut known = self.known.lock();
+        let before = known.files.clone();
         if let Some(files) = Files::of(settings) {
             known.files = files;
         }
-        self.read_again(&mut known)
+        let read = self.read_again(&mut known);
+        if read.is_err() {
+            known.files = before;
+        }
+        read
     }
 
     fn read_again(&self, known: &mut Known) -> Result<(), TlsError> {

@@ -30,7 +30,7 @@ mod topic_log;
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -60,7 +60,7 @@ pub struct HubConfig {
     pub tail_total_bytes: usize,
     /// How long a topic without subscribers stays.
     pub linger: Duration,
-    /// Topics that are followed at once.
+    /// Topics that are followed at once. [`Hub::limit_topics`] changes it.
     pub topics: usize,
     /// A tail never proves more than the store would keep. [`Hub::retain`] changes it.
     pub retention: RetentionRules,
@@ -78,6 +78,8 @@ struct Shared {
     config: HubConfig,
     /// What the store keeps now.
     retention: ArcSwap<RetentionRules>,
+    /// How many topics may be followed now.
+    topics: AtomicUsize,
     store: Arc<dyn Store>,
     registry: Registry,
     frontier: Mutex<Frontier>,
@@ -157,6 +159,7 @@ impl Hub {
         };
         let shared = Arc::new(Shared {
             retention: ArcSwap::from_pointee(config.retention.clone()),
+            topics: AtomicUsize::new(config.topics),
             config,
             store,
             registry: Registry::default(),
@@ -245,6 +248,11 @@ impl Hub {
             .retention
             .store(Arc::new(keep.retention.clone()));
         self.shared.store.retain(keep);
+    }
+
+    /// So many topics may be followed at once from now on. Those that are, stay.
+    pub fn limit_topics(&self, topics: usize) {
+        self.shared.topics.store(topics, Ordering::Relaxed);
     }
 
     /// Ends the hub's tasks and waits for them.

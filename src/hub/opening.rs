@@ -2,7 +2,12 @@
 //!
 //! The verdict is made before the first byte is sent, because the response head states it.
 
-use std::{future::poll_fn, sync::Arc, task::Poll, time::Duration};
+use std::{
+    future::poll_fn,
+    sync::{Arc, atomic::Ordering},
+    task::Poll,
+    time::Duration,
+};
 
 use super::{
     Hub, Shared,
@@ -131,8 +136,9 @@ impl Shared {
         let mut new = Vec::new();
         let mut followed = Vec::with_capacity(topics.len());
         let mut full = false;
+        let most = self.topics.load(Ordering::Relaxed);
         for topic in topics {
-            match self.registry.follow(topic, self.config.topics) {
+            match self.registry.follow(topic, most) {
                 Ok((log, is_new)) => {
                     followed.push(Followed::new(log));
                     if is_new {
@@ -147,7 +153,7 @@ impl Shared {
             self.store.join(new, self.frontier().id);
         }
         if full {
-            Err(SubscribeError::TooManyTopics(self.config.topics))
+            Err(SubscribeError::TooManyTopics(most))
         } else {
             Ok(followed)
         }
