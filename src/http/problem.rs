@@ -65,7 +65,7 @@ pub enum Code {
 
 impl Code {
     /// All of them.
-    pub const ALL: [Self; 40] = [
+    pub const ALL: [Self; 41] = [
         Self::TopicInvalid,
         Self::TopicMissing,
         Self::TooManyTopics,
