@@ -312,6 +312,7 @@ async fn reloads_that_race_are_whole() {
     assert_eq!(setting(&gateway, "stream.retry").await["value"], "7s");
     gateway.publish("orders", "still here").await;
     assert_eq!(reader.take(1).await, ["still here"]);
+    assert!(!gateway.said().contains("FAILED"), "{}", gateway.said());
     let reloads = gateway.metric("tidegate_config_reloads_total").await;
     assert!(reloads.unwrap() >= 81.0, "{reloads:?}");
 }

@@ -134,6 +134,8 @@ const PUBLIC: [Route; 7] = [
 const ADMIN: [Route; 14] = [
     route("/metrics", "GET, HEAD, OPTIONS"),
     route("/stats", "GET, HEAD, OPTIONS"),
+    route("/config", "GET, HEAD, OPTIONS"),
+    route(admin::RELOAD, "POST, OPTIONS"),
     route(admin::topics::TOPICS, "GET, HEAD, OPTIONS"),
     route(admin::topics::TOPIC, "GET, HEAD, DELETE, OPTIONS"),
     route(admin::connections::CONNECTIONS, "GET, HEAD, OPTIONS"),
@@ -258,6 +260,8 @@ impl Service<Request<Incoming>> for Routes {
                 "/health/live" => Ok(health::live()),
                 "/health/ready" => Ok(health::ready(&app)),
                 "/metrics" => admin::metrics(&app),
+                "/config" => Ok(admin::config(&app)),
+                admin::RELOAD => admin::reload(&app, caller).await,
                 admin::topics::TOPICS => admin::topics::list(&app, parts.uri.query()).await,
                 admin::topics::TOPIC if parts.method == Method::DELETE => {
                     admin::topics::delete_topic(&app, caller, rest).await

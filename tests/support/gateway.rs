@@ -115,6 +115,16 @@ impl Program {
     pub(crate) fn home(&self) -> &Path {
         self.home.path()
     }
+
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// The folder where it runs.
+    pub(crate) fn home(&self) -> &Path {
+        self.home.path()
+    }
 }
 
 impl Drop for Program {
@@ -201,6 +211,11 @@ impl Settings {
         self
     }
 
+    /// Puts a folder into the folder where the process runs.
+    pub(crate) fn folder(self, name: &str) -> Self {
+        self.file(&format!("{name}/"), "")
+    }
+
     /// Gives the process something to read from its standard input.
     pub(crate) fn input(mut self, text: &str) -> Self {
         self.input = Some(text.to_owned());
@@ -211,7 +226,12 @@ impl Settings {
     pub(crate) fn run(self) -> Program {
         let home = TempDir::new().unwrap();
         for (name, text) in &self.files {
-            std::fs::write(home.path().join(name), text).unwrap();
+            let path = home.path().join(name);
+            if name.ends_with('/') {
+                std::fs::create_dir(path).unwrap();
+            } else {
+                std::fs::write(path, text).unwrap();
+            }
         }
         let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
         if let Some(limit) = self.files_limit {
