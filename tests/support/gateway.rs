@@ -4,6 +4,7 @@ use std::{
     fmt::Display,
     io::{BufRead, BufReader, Read, Write},
     net::{Ipv4Addr, SocketAddr},
+    path::Path,
     process::{Child, Command, ExitStatus, Stdio},
     thread,
     time::Duration,
@@ -31,7 +32,7 @@ pub(crate) struct Program {
     child: Child,
     output: watch::Receiver<Output>,
     /// Where it runs; goes with it.
-    _home: TempDir,
+    home: TempDir,
 }
 
 /// How a run ended.
@@ -97,6 +98,11 @@ impl Program {
     /// Asks it to end.
     pub(crate) fn terminate(&self) {
         kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
+    }
+
+    /// The folder where it runs.
+    pub(crate) fn home(&self) -> &Path {
+        self.home.path()
     }
 }
 
@@ -225,7 +231,7 @@ impl Settings {
         Program {
             child,
             output,
-            _home: home,
+            home,
         }
     }
 
@@ -305,6 +311,16 @@ impl Gateway {
     /// Asks it to end.
     pub(crate) fn terminate(&self) {
         self.program.terminate();
+    }
+
+    /// The folder where it runs.
+    pub(crate) fn home(&self) -> &Path {
+        self.program.home()
+    }
+
+    /// Everything that it wrote so far.
+    pub(crate) fn said(&self) -> String {
+        self.program.said()
     }
 
     /// Asks it to end and waits for that; the time is that since the signal.
