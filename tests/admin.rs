@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::{Gateway, Request, Subscriber, eventually, within};
+use crate::support::{Gateway, H2Client, Request, Subscriber, eventually, within};
 
 fn connection(reader: &Subscriber) -> String {
     reader.open_data()["connection"]
@@ -222,6 +222,28 @@ async fn an_operator_ends_a_stream_and_it_can_come_back() {
         .await;
 }
 
+/// On HTTP/2 the connection goes on without the stream.
+#[tokio::test]
+async fn an_operator_ends_a_stream_of_http_2() {
+    let gateway = Gateway::start().await;
+    let mut client = H2Client::open(gateway.public).await;
+    client.get("/events?topic=orders").await;
+    let open = client.data_until("\n\n").await;
+    let data = open
+        .lines()
+        .find_map(|line| line.strip_prefix("data: "))
+        .unwrap();
+    let data: Value = serde_json::from_str(data).unwrap();
+    let target = format!(
+        "/admin/connections/{}",
+        data["connection"].as_str().unwrap()
+    );
+    let answer = gateway.ask_admin(method("DELETE", &target)).await;
+    assert_eq!(answer.status(), 200, "{answer:?}");
+    within("the stream to end", client.data_to_the_end()).await;
+    gateway.has_open_streams(0).await;
+}
+
 #[tokio::test]
 async fn the_log_level_changes_while_it_runs() {
     let gateway = Gateway::start().await;
@@ -245,8 +267,10 @@ async fn the_log_level_changes_while_it_runs() {
     assert_eq!(answer.status(), 200, "{answer:?}");
     assert_eq!(answer.json(), json!({ "level": "trace" }));
     eventually("lines of a lower level", async || {
-        gateway.subscribe("other").await;
-        gateway.publish("orders", "a").await;
+        // A connection that breaks off is worth a line to whoever looks for it.
+        let mut connection = gateway.connect().await;
+        connection.send("GET /health HTTP/1.1\r\nHost").await;
+        drop(connection);
         let said = gateway.said();
         if chatter(&said) > 0 {
             Ok(())

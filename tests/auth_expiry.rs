@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use crate::{
     redis::replica_of,
     support::{
-        Claims, Gateway, RedisServer, Request, Response, SILENCE, Settings, Signer, Subscriber,
-        within,
+        Claims, Gateway, H2Client, RedisServer, Request, Response, SILENCE, Settings, Signer,
+        Subscriber, within,
     },
 };
 
@@ -104,6 +104,47 @@ async fn a_stream_ends_with_its_token_and_is_told_before() {
         .counts("tidegate_streams_closed_total", &reason, 1)
         .await;
     gateway.has_open_streams(0).await;
+}
+
+/// Where the HTTP library writes for us, nobody asks for more until there is something.
+#[tokio::test]
+async fn a_stream_of_http_2_ends_with_its_token_too() {
+    let gateway = settings().start().await;
+    let claims = ann().expires_in(3);
+    let mut client = H2Client::open(gateway.public).await;
+    let target = format!("/events?topic=orders&access_token={}", sign(&claims));
+    client.get(&target).await;
+    let data = client.data_to_the_end().await;
+    assert!(data.contains("event: $auth_expiring\n"), "{data}");
+    assert!(SystemTime::now() >= claims.end(), "not before its time");
+    let fields = [("message", "stream ended"), ("reason", "auth_expired")];
+    gateway.logged(&fields).await;
+    gateway.has_open_streams(0).await;
+}
+
+/// A producer that streams for hours has no more rights than one that sends each event on its own.
+#[tokio::test]
+async fn a_body_that_outlives_its_token_stores_no_more() {
+    let gateway = settings().start().await;
+    let claims = ann().expires_in(2);
+    let mut connection = gateway.connect().await;
+    let head = format!(
+        "POST /publish?ack=lines HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-ndjson\r\n\
+         Authorization: Bearer {}\r\nTransfer-Encoding: chunked\r\n\r\n",
+        sign(&claims)
+    );
+    let line = "{\"topic\":\"orders\",\"data\":\"a\"}\n";
+    let chunk = format!("{:x}\r\n{line}\r\n", line.len());
+    connection.send(head + &chunk).await;
+    let left = claims.end().duration_since(SystemTime::now());
+    tokio::time::sleep(left.unwrap_or_default() + SILENCE).await;
+    // The gateway may have ended it by itself.
+    let _ = connection.try_send(chunk + "0\r\n\r\n").await;
+    let answer = connection.response().await;
+    let text = answer.text();
+    let stored = text.lines().filter(|line| line.contains("\"id\"")).count();
+    assert_eq!(stored, 1, "{answer:?}");
+    assert!(text.contains("\"unauthorized\""), "{answer:?}");
 }
 
 #[tokio::test]
@@ -354,6 +395,25 @@ async fn a_token_that_is_taken_back_ends_its_streams() {
     let answer = gateway.ask(Request::publish(body).bearer(B)).await;
     assert_eq!(answer.status(), 200, "{answer:?}");
     assert_eq!(b.take(1).await, ["x"]);
+}
+
+#[tokio::test]
+async fn a_right_that_is_taken_back_ends_the_streams_that_rest_on_it() {
+    let gateway = Gateway::settings().config(TENANTS).start().await;
+    let mut one = gateway.events("topic=a/1").bearer(A).open().await;
+    let mut other = gateway.events("topic=a/2").bearer(A).open().await;
+    let mut client = H2Client::open(gateway.public).await;
+    client
+        .get(&format!("/events?topic=a/1&access_token={A}"))
+        .await;
+    let narrower = TENANTS.replace("subscribe: [\"a/*\"]", "subscribe: [\"a/2\"]");
+    gateway.reload(&narrower).await;
+    within("the stream to end", one.rest()).await;
+    within("the stream of HTTP/2 to end", client.data_to_the_end()).await;
+    let body = r#"{"topic":"a/2","data":"x"}"#;
+    let answer = gateway.ask(Request::publish(body).bearer(A)).await;
+    assert_eq!(answer.status(), 200, "{answer:?}");
+    assert_eq!(other.take(1).await, ["x"]);
 }
 
 #[tokio::test]

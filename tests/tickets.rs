@@ -236,6 +236,16 @@ async fn a_ticket_needs_credentials() {
     answer.refuses(405, "method_not_allowed");
 }
 
+/// Whoever finds one in a log of a proxy could otherwise live on it for ever.
+#[tokio::test]
+async fn a_ticket_buys_no_other_ticket() {
+    let gateway = settings().start().await;
+    let first = ticket(&gateway, SHOP).await;
+    let request = Request::new("POST", &format!("/ticket?ticket={first}"));
+    let answer = gateway.ask(request).await;
+    assert!([401, 403].contains(&answer.status()), "{answer:?}");
+}
+
 #[tokio::test]
 async fn what_is_no_ticket_of_ours_was_never_valid() {
     let (gateway, stranger) = (settings().start().await, settings().start().await);
