@@ -4,10 +4,14 @@
 mod support;
 
 mod acknowledged;
+mod admin;
 mod architecture;
 mod attacks;
+mod auth;
+mod auth_expiry;
 mod chaos;
 mod cli;
+mod client_address;
 mod config;
 mod corpus;
 mod development;
@@ -18,10 +22,13 @@ mod functions;
 mod gap;
 mod health;
 mod keepalive;
+mod limits;
 mod logs;
 mod metrics;
 mod order;
+mod origins;
 mod producers;
+mod rates;
 mod redis;
 mod refusals;
 mod reload;
@@ -31,6 +38,7 @@ mod stats;
 mod store_contract;
 mod stuck_reader;
 mod survey;
+mod tickets;
 mod tls;
 #[cfg(feature = "otlp")]
 mod traces;

@@ -29,6 +29,11 @@ async fn ready(settings: Settings) -> Gateway {
     gateway
 }
 
+/// A replica that serves from this Redis, with settings of its own.
+pub(crate) async fn replica_of(settings: Settings, redis: &RedisServer) -> Gateway {
+    ready(settings.env("REDIS_URL", &redis.url())).await
+}
+
 /// A replica that serves from this Redis.
 pub(crate) async fn replica(redis: &RedisServer) -> Gateway {
     ready(settings(redis)).await

@@ -125,6 +125,11 @@ impl Program {
     pub(crate) fn home(&self) -> &Path {
         self.home.path()
     }
+
+    /// The folder where it runs.
+    pub(crate) fn home(&self) -> &Path {
+        self.home.path()
+    }
 }
 
 impl Drop for Program {

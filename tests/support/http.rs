@@ -58,6 +58,12 @@ impl Request {
         self
     }
 
+    /// Sends a body along.
+    pub(crate) fn with_body(mut self, body: impl AsRef<[u8]>) -> Self {
+        self.body = body.as_ref().to_vec();
+        self
+    }
+
     /// The bytes. `Host` and `Content-Length` are added where nobody set them.
     pub(crate) fn bytes(&self, host: SocketAddr) -> Vec<u8> {
         let has = |name: &str| {

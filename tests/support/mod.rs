@@ -4,12 +4,14 @@
 //! (the gateway has noticed that a client left) is awaited as a state by [`eventually`].
 
 mod chaos_proxy;
+mod edge;
 mod gateway;
 mod h2_client;
 mod http;
 mod redis_server;
 mod sse_client;
 mod tls_client;
+mod token;
 
 use std::{fmt::Display, time::Duration};
 
@@ -23,6 +25,7 @@ pub(crate) use http::{Chunks, Connection, Request, Response};
 pub(crate) use redis_server::{Fsync, RedisConnection, RedisServer, Value};
 pub(crate) use sse_client::{Published, Subscriber, Subscription};
 pub(crate) use tls_client::{Authority, Pair, TlsClient};
+pub(crate) use token::{Claims, JwksServer, Signer, seconds, unsigned};
 
 /// How long anything may take that should come at once.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
