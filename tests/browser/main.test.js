@@ -9,21 +9,27 @@ import end from './promises/end.js';
 import drain from './promises/drain.js';
 import origin from './promises/origin.js';
 import refusal from './promises/refusal.js';
+import away from './promises/away.js';
+import tokens from './promises/token.js';
 
 const TEST_MS = 150_000;
+// Most of the time a test waits for a browser to come back by itself; each has a gateway, a proxy and a page of its own.
+const AT_ONCE = Number(process.env.TIDEGATE_TEST_CONCURRENCY ?? 3);
 
-for (const engine of Object.keys(engines)) {
-  describe(`in ${engine}`, () => {
-    const world = { engine, browser: undefined };
-    before(async () => {
-      binary(); // without one, say so before a browser starts
-      world.browser = await launch(engine);
+describe('real browsers', { concurrency: true }, () => {
+  for (const engine of Object.keys(engines)) {
+    describe(`in ${engine}`, { concurrency: AT_ONCE }, () => {
+      const world = { engine, browser: undefined };
+      before(async () => {
+        binary(); // without one, say so before a browser starts
+        world.browser = await launch(engine);
+      });
+      after(() => world.browser?.close());
+
+      test('is a browser that can be driven', (t) => t.diagnostic(world.browser.version));
+      for (const promise of [order, resume, end, drain, refusal, away, tokens, origin]) {
+        promise(world, (sentence, body) => test(sentence, { timeout: TEST_MS }, body));
+      }
     });
-    after(() => world.browser?.close());
-
-    test('is a browser that can be driven', (t) => t.diagnostic(world.browser.version));
-    for (const promise of [order, resume, end, drain, refusal, origin]) {
-      promise(world, (sentence, body) => test(sentence, { timeout: TEST_MS }, body));
-    }
-  });
-}
+  }
+});

@@ -82,13 +82,25 @@ async function launchFirefox(executablePath) {
     headless: true,
     extraPrefsFirefox: { 'network.dns.localDomains': FOREIGN_HOST },
   });
+  // One page after another: Firefox loses a page that it opens while it closes another one.
+  let turn = Promise.resolve();
+  const inTurn = (act) => {
+    const done = turn.then(act);
+    turn = done.catch(() => {});
+    return done;
+  };
   return {
     version: (await browser.version()).replace('/', ' '),
     async open(url) {
-      const page = await browser.newPage();
-      await page.setViewport(VIEWPORT);
+      const { context, page } = await inTurn(async () => {
+        // Cookies of its own for each page, as in Chromium, where a page that a browser opens has a context of its own.
+        const context = await browser.createBrowserContext();
+        const page = await context.newPage();
+        await page.setViewport(VIEWPORT);
+        return { context, page };
+      });
       await page.goto(url, { timeout: PAGE_MS });
-      return face(page);
+      return face(page, () => inTurn(() => context.close()));
     },
     close: () => browser.close(),
   };
@@ -96,11 +108,11 @@ async function launchFirefox(executablePath) {
 
 const VIEWPORT = { width: 1000, height: 860 };
 
-function face(page) {
+function face(page, close = () => page.close()) {
   return {
     // Both libraries take a function and one argument; what they make of deeper objects differs, JSON does not.
     evaluate: (body, argument) => bounded('the page to answer', page.evaluate(body, argument), PAGE_MS),
     screenshot: (file) => bounded('a screenshot', page.screenshot({ path: file }), PAGE_MS),
-    close: () => bounded('the page to close', page.close(), PAGE_MS),
+    close: () => bounded('the page to close', close(), PAGE_MS),
   };
 }

@@ -12,7 +12,8 @@ import { FrameReader } from './wire.js';
 const ROOT = fileURLToPath(new URL('../../..', import.meta.url));
 const READY_MS = 20_000;
 const DRAIN_MS = 2_000;
-const EXIT_MS = DRAIN_MS + 10_000;
+// Longer than any drain that a test asks for.
+const EXIT_MS = 20_000;
 
 /** The program: `TIDEGATE_BIN`, or what cargo has built. */
 export function binary() {
@@ -30,20 +31,21 @@ export function binary() {
 export class Gateway {
   /** Everything the process has said, on both of its outputs. */
   said = '';
+  /** `TIDEGATE_...` variables beside those that every test needs; read at each `begin`. */
+  settings = {};
+  /** What the requests of this file show, where the gateway wants to know who asks: `Bearer ...`. */
+  authorization = undefined;
   #child = undefined;
   #folder;
-  #settings;
   #exit;
 
-  /** Starts one in development mode; `settings` are further `TIDEGATE_...` variables. */
-  static async start(settings = {}) {
+  /** One that has its ports, and has not begun. Without further settings it will be in development mode. */
+  static async prepare() {
     const gateway = new Gateway();
     gateway.port = await freePort();
     gateway.adminPort = await freePort();
-    gateway.#settings = settings;
     // A folder of its own: no tidegate.yaml and no .env of the developer may play into a test.
     gateway.#folder = mkdtempSync(path.join(tmpdir(), 'tidegate-browser-'));
-    await gateway.begin();
     return gateway;
   }
 
@@ -55,8 +57,8 @@ export class Gateway {
     return `http://127.0.0.1:${this.adminPort}`;
   }
 
-  /** Starts the process, on the same ports as before, and waits until it may take traffic. */
-  async begin() {
+  /** Starts the process, on the same ports as before, and waits until it may take traffic, or at least answers. */
+  async begin({ until: state = 'ready' } = {}) {
     const child = spawn(binary(), ['serve'], {
       cwd: this.#folder,
       env: {
@@ -66,7 +68,7 @@ export class Gateway {
         TIDEGATE_ADMIN__LISTEN: `127.0.0.1:${this.adminPort}`,
         TIDEGATE_STREAM__RETRY: '300ms',
         TIDEGATE_DRAIN__TIMEOUT: `${DRAIN_MS}ms`,
-        ...this.#settings,
+        ...this.settings,
       },
       stdio: ['ignore', 'pipe', 'pipe'],
     });
@@ -82,22 +84,31 @@ export class Gateway {
         resolve({ code, signal });
       });
     });
+    await this.isReady(state);
+  }
+
+  /** Waits until it may take traffic, as after the return of its store; with `live`, until it answers at all. */
+  async isReady(state = 'ready') {
     let exit;
     this.#exit.then((how) => (exit = how));
     await until(
-      'the gateway to be ready',
+      `the gateway to be ${state}`,
       async () => {
-        if (exit) throw new Error(`the gateway ended before it was ready (${JSON.stringify(exit)}):\n${this.said}`);
-        return (await this.readiness()) === 200;
+        if (exit) throw new Error(`the gateway ended before it was ${state} (${JSON.stringify(exit)}):\n${this.said}`);
+        return (await this.#health(state)) === 200;
       },
-      { within: READY_MS, seen: async () => ({ readiness: await this.readiness(), said: this.said.slice(-2_000) }) },
+      { within: READY_MS, seen: async () => ({ health: await this.#health(state), said: this.said.slice(-2_000) }) },
     );
   }
 
   /** The status of `/health/ready`, or undefined where nobody answers. */
-  async readiness() {
+  readiness() {
+    return this.#health('ready');
+  }
+
+  async #health(state) {
     try {
-      const response = await fetch(`${this.url}/health/ready`, { signal: AbortSignal.timeout(2_000) });
+      const response = await fetch(`${this.url}/health/${state}`, { signal: AbortSignal.timeout(2_000) });
       await response.arrayBuffer();
       return response.status;
     } catch {
@@ -105,7 +116,7 @@ export class Gateway {
     }
   }
 
-  /** SIGTERM, and the exit: fails unless the code is 0. */
+  /** SIGTERM, and the exit, which may take the time of a drain: fails unless the code is 0. */
   async stop() {
     if (!this.#child) return;
     const child = this.#child;
@@ -141,7 +152,7 @@ export class Gateway {
   async tryPublish(events) {
     const response = await fetch(`${this.url}/publish`, {
       method: 'POST',
-      headers: { 'content-type': 'application/json' },
+      headers: { 'content-type': 'application/json', ...this.#credentials },
       body: JSON.stringify(events),
       signal: AbortSignal.timeout(10_000),
     });
@@ -167,11 +178,33 @@ export class Gateway {
     return reader.frames.filter(({ event }) => !event?.startsWith('$'));
   }
 
-  /** Opens a stream that is no browser's: `{status, body, leave()}`. */
+  /** Opens a stream that is no browser's: `{response, status, body, leave()}`. */
   async subscribe(topic, query = {}) {
     const stop = new AbortController();
-    const request = fetch(`${this.url}/events?${new URLSearchParams({ topic, ...query })}`, { signal: stop.signal });
+    const url = `${this.url}/events?${new URLSearchParams({ topic, ...query })}`;
+    const request = fetch(url, { headers: this.#credentials, signal: stop.signal });
     const response = await bounded('a stream to be answered', request, 10_000);
-    return { status: response.status, body: response.body, leave: () => stop.abort() };
+    // The response is held on to: Node ends the request of one that nobody holds, though its body is.
+    return { response, status: response.status, body: response.body, leave: () => stop.abort() };
+  }
+
+  /** A one-time ticket with the rights of whoever `authorization` names. */
+  async ticket() {
+    const response = await fetch(`${this.url}/ticket`, { method: 'POST', headers: this.#credentials, signal: AbortSignal.timeout(10_000) });
+    const body = await response.json();
+    if (response.status !== 200) throw new Error(`a ticket was asked for, and answered by ${response.status}: ${JSON.stringify(body)}`);
+    return body.ticket;
+  }
+
+  /** How many requests were refused with this code: by a stream of one frame, or by a status. */
+  async refusals(code, shape = 'stream') {
+    const response = await fetch(`${this.adminUrl}/metrics`, { signal: AbortSignal.timeout(10_000) });
+    const lines = (await response.text()).split('\n').filter((line) => line.startsWith('tidegate_refusals_total{'));
+    const line = lines.find((one) => one.includes(`code="${code}"`) && one.includes(`shape="${shape}"`));
+    return Number(line?.split(' ').at(-1) ?? 0);
+  }
+
+  get #credentials() {
+    return this.authorization ? { authorization: this.authorization } : {};
   }
 }

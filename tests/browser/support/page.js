@@ -9,10 +9,17 @@ import { until } from './until.js';
 /** The page itself, as HTML. */
 export const html = readFileSync(new URL('./page.html', import.meta.url), 'utf8');
 
-/** Serves the page on a loopback port of its own: to the gateway another origin, and a loopback one. */
+/** Serves the page on a loopback port of its own, to the gateway another origin; `/session?token=` puts a token into a cookie. */
 export async function servePage() {
   const server = http.createServer((request, response) => {
-    const found = request.url === '/';
+    const { pathname, searchParams } = new URL(request.url, 'http://page');
+    if (pathname === '/session') {
+      // What a login does. Cookies know no ports: this one goes to the gateway on the same host, too.
+      response.writeHead(204, { 'set-cookie': `tidegate=${searchParams.get('token')}; Path=/; HttpOnly; SameSite=Strict` });
+      response.end();
+      return;
+    }
+    const found = pathname === '/';
     response.writeHead(found ? 200 : 404, { 'content-type': 'text/html; charset=utf-8' });
     response.end(found ? html : '');
   });
@@ -37,23 +44,26 @@ export class Follower {
   state = 'not begun';
   onopen = 0;
   errors = [];
+  /** How many `EventSource`s the page has made. */
+  sources = 0;
   #tab;
 
   constructor(tab) {
     this.#tab = tab;
   }
 
-  async follow(url, types = ['message']) {
+  /** Makes an `EventSource`; one that is there is closed before. */
+  async follow(url, types = ['message'], options = {}) {
     // `follow` and `look` live in page.html.
-    await this.#tab.evaluate(({ url, types }) => globalThis.follow(url, types), { url, types });
+    await this.#tab.evaluate((what) => globalThis.follow(what.url, what.types, what.options), { url, types, options });
   }
 
   async look() {
     const from = { event: this.events.length, control: this.controls.length };
-    const { state, onopen, errors, events, controls } = JSON.parse(await this.#tab.evaluate((at) => globalThis.look(at), from));
+    const { events, controls, ...rest } = JSON.parse(await this.#tab.evaluate((at) => globalThis.look(at), from));
     this.events.push(...events);
     this.controls.push(...controls);
-    Object.assign(this, { state, onopen, errors });
+    Object.assign(this, rest);
     return this;
   }
 
@@ -81,6 +91,11 @@ export class Follower {
   async received(count, options = {}) {
     await this.until(`${count} events`, () => this.events.length >= count, options);
     return this.events;
+  }
+
+  /** Lets the page `fetch`, and tells what came of it: `{status, type, headers, body}` as far as it may read them, or `{error}`. */
+  async ask(url, init = {}) {
+    return JSON.parse(await this.#tab.evaluate(({ url, init }) => globalThis.ask(url, init), { url, init }));
   }
 
   get summary() {

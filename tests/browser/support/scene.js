@@ -7,6 +7,7 @@ import { FOREIGN_HOST } from './browser.js';
 import { Gateway } from './gateway.js';
 import { Follower, html, servePage } from './page.js';
 import { Proxy } from './proxy.js';
+import { RedisServer } from './redis.js';
 import { sleep } from './until.js';
 
 const OUT = fileURLToPath(new URL('../out/', import.meta.url));
@@ -19,16 +20,22 @@ const ORIGINS = {
   own: (proxy) => proxy.pageUrl,
   /** Another port on loopback: another origin, which development mode lets in. */
   loopback: (_, pages) => pages.url,
+  /** The same under the other name of loopback: another site, too, so that cookies of `127.0.0.1` stay at home. */
+  localhost: (_, pages) => pages.url.replace('127.0.0.1', 'localhost'),
   /** A name that is not a loopback one. */
   foreign: (_, pages) => pages.url.replace('127.0.0.1', FOREIGN_HOST),
+  /** The gateway's own origin, but under a foreign name that was made to point to loopback (DNS rebinding). */
+  rebound: (proxy) => proxy.pageUrl.replace('127.0.0.1', FOREIGN_HOST),
 };
 
 /**
- * Runs `body` in a scene of its own, `{gateway, proxy, page, say, picture, eventsUrl}`.
+ * Runs `body` in a scene of its own, `{gateway, proxy, redis, page, say, picture, eventsUrl, besides}`.
  *
- * `settings` are `TIDEGATE_...` variables for the gateway. That it exits with 0 at the end is part of every test.
+ * `settings` are `TIDEGATE_...` variables for the gateway, or a function that makes them from the origin of the page.
+ * With `redis` the log lives in a server of its own, which a test may kill.
+ * That the gateway exits with 0 at the end is part of every test.
  */
-export async function scene(t, { engine, browser }, { settings, origin = 'loopback' }, body) {
+export async function scene(t, { engine, browser }, { settings, origin = 'loopback', redis: withRedis = false }, body) {
   const say = (line) => t.diagnostic(line);
   const closing = [];
   const errors = [];
@@ -46,16 +53,36 @@ export async function scene(t, { engine, browser }, { settings, origin = 'loopba
     say(`screenshot: ${path.relative(process.cwd(), file)}`);
   };
   try {
-    gateway = await Gateway.start(settings);
+    let redis;
+    if (withRedis) {
+      redis = await RedisServer.start();
+      closing.push(() => redis.remove());
+    }
+    gateway = await Gateway.prepare();
     closing.push(() => gateway.remove());
     const proxy = await Proxy.to(gateway.port, html);
     closing.push(() => proxy.close());
     const pages = await servePage();
     closing.push(() => pages.close());
-    tab = await browser.open(ORIGINS[origin](proxy, pages));
+    const pageUrl = ORIGINS[origin](proxy, pages);
+    Object.assign(gateway.settings, typeof settings === 'function' ? settings(new URL(pageUrl).origin) : settings);
+    if (redis) gateway.settings.TIDEGATE_REDIS__URL = redis.url;
+    await gateway.begin();
+    tab = await browser.open(pageUrl);
     closing.push(() => tab.close());
     const eventsUrl = (...topics) => `${proxy.url}/events?${new URLSearchParams(topics.map((topic) => ['topic', topic]))}`;
-    await body({ gateway, proxy, page: new Follower(tab), say, picture, eventsUrl });
+    /** Opens a second page, before another port of the gateway; ends with `act`. */
+    const besides = async (where, port, act) => {
+      const other = await Proxy.to(port, html);
+      const second = await browser.open(ORIGINS[where](other, pages));
+      try {
+        await act(new Follower(second), other);
+      } finally {
+        await second.close();
+        await other.close();
+      }
+    };
+    await body({ gateway, proxy, redis, page: new Follower(tab), say, picture, eventsUrl, besides });
   } catch (error) {
     errors.push(error);
     if (tab) await picture(failed).catch(() => {});
