@@ -149,7 +149,9 @@ fn admit(
     // A name that leads here may be a stranger's (DNS rebinding), and a proxy may speak for anybody.
     caller.local = caller.peer.ip().to_canonical().is_loopback()
         && !is_proxied(headers)
-        && host(uri, headers).is_some_and(is_loopback);
+        && host(uri, headers).is_some_and(is_loopback)
+        // A page that may follow topics is no operator, wherever its browser runs.
+        && (config.development() || open.is_none());
     Ok(open)
 }
 
