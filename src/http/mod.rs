@@ -214,7 +214,9 @@ impl Service<Request<Incoming>> for Routes {
                 .extensions
                 .get::<Caller>()
                 .expect("the observing layer has put it there");
-            if listener == Listener::Admin && admin::is_guarded(path) {
+            // A preflight shows no credentials (Fetch, 4.8), and changes nothing.
+            let asks = parts.method == Method::OPTIONS;
+            if listener == Listener::Admin && admin::is_guarded(path) && !asks {
                 admin::guard(caller)?;
             }
             let Some((route, rest)) = find(listener, path) else {
