@@ -119,6 +119,24 @@ export default function origin(world, test) {
     });
   });
 
+  test('a page of a listed origin is no operator, though its browser is on this machine, unless it shows the token of one', async (t) => {
+    const admin = 'the-token-of-an-operator';
+    const settings = (itself) => ({ ...ANONYMOUS, TIDEGATE_CORS__ORIGINS: itself, TIDEGATE_ADMIN__TOKEN: admin });
+    await scene(t, world, { origin: 'localhost', settings }, async ({ gateway, page, say }) => {
+      const answers = [];
+      for (const [method, path] of OPERATION) {
+        const { status, error } = await page.ask(gateway.adminUrl + path, { method });
+        assert.ok([401, 403].includes(status), `${method} ${path}: ${status ?? error}`);
+        answers.push(`${method} ${path} ${status}`);
+      }
+      const headers = { authorization: `Bearer ${admin}` };
+      const deleted = await page.ask(`${gateway.adminUrl}/admin/topics/none`, { method: 'DELETE', headers });
+      assert.equal(deleted.status, 200, deleted.error ?? deleted.body);
+      assert.equal(await gateway.readiness(), 200, 'the page could not drain the gateway');
+      say(answers.join('; '));
+    });
+  });
+
   test('in development mode a name that was made to point to loopback opens nothing', async (t) => {
     await rebound(t, world, {}, async ({ page, operator, gateway }) => {
       for (const [method, path] of [['GET', '/events?topic=target'], ['POST', '/publish?topic=target'], ['GET', '/']]) {

@@ -144,6 +144,26 @@ export default function tokens(world, test) {
     });
   });
 
+  test('a page whose ticket was used up before the gateway was restarted is not dead, either', async (t) => {
+    await signedScene(t, {}, async ({ gateway, proxy, page, say, eventsUrl, publish }) => {
+      await page.follow(`${eventsUrl('orders')}&ticket=${await gateway.ticket()}`);
+      const open = await page.opened();
+      proxy.hold();
+      proxy.cut();
+      await gateway.stop();
+      // In memory are the keys of tickets, too: this process has never seen it.
+      await gateway.begin();
+      proxy.comeBack();
+      await refused({ gateway, proxy, page }, { ...EXPIRED, cursor: open.id });
+      await isAlive(page);
+      await page.follow(`${eventsUrl('orders')}&ticket=${await gateway.ticket()}`);
+      await page.opened(2);
+      await publish();
+      await page.received(1);
+      say(`refused ${page.of('$refused').length} times`);
+    });
+  });
+
   for (const [what, query] of [
     ['shows nothing', () => ''],
     ['shows a token that somebody else has signed', () => `&access_token=${token(LONG_S, { forged: true })}`],
