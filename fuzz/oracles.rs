@@ -21,7 +21,7 @@ use serde::{
 use serde_json::Value;
 use tidegate::{
     auth::{Auth, Credential, CredentialKind, Denied, MAX_BYTES, Tickets, credential},
-    config::{Config, Sources},
+    config::{Config, Flag, Sources},
     event::{
         Envelope, Event, EventId, EventType, Frame, Message, Parser, PublishItem, Topic, TopicList,
         TopicListError,
@@ -784,9 +784,15 @@ pub(crate) fn feed(bytes: &[u8]) {
 static AUTH: LazyLock<Auth> = LazyLock::new(|| {
     let secret = "a secret of at least thirty-two bytes".to_owned();
     let flags = vec![
-        ("auth.jwt.secret".to_owned(), secret),
-        ("admin.token".to_owned(), "s3cret-1".to_owned()),
+        ("auth.jwt.secret", secret),
+        ("admin.token", "s3cret-1-s3cret-1".to_owned()),
     ];
+    let flag = |(key, value)| Flag {
+        name: "--setting",
+        key,
+        value,
+    };
+    let flags = flags.into_iter().map(flag).collect();
     let sources = Sources {
         flags,
         ..Sources::default()
@@ -795,7 +801,7 @@ static AUTH: LazyLock<Auth> = LazyLock::new(|| {
     Auth::new(&config, None).expect("settings of auth")
 });
 const KNOWN: [&str; 3] = [
-    "s3cret-1",
+    "s3cret-1-s3cret-1",
     "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJleHAiOjQwMDAwMDAwMDAsInN1YiI6ImFubiIsInRpZGVnYXRlIjp7InN1YnNjcmliZSI6WyJvcmRlcnMvKiJdfX0.RTf3D3KLQFm6E22fhZ2GZZQcoaufrTtzcwD4O26Cilw",
     "eyJhbGciOiJIUzI1NiIsImtpZCI6ImsifQ.eyJleHAiOjQwMDAwMDAwMDAsIm5iZiI6MSwiYXVkIjpbImEiLCJiIl0sImlzcyI6Im1lIn0.GFUQ348PhwDASSMtYJBrt8C1hEkZV7HJO3iu08PO5SM",
 ];

@@ -21,7 +21,7 @@ use jsonwebtoken::{Algorithm, EncodingKey};
 use serde_json::{Value, json};
 
 use super::{Auth, Credential, CredentialKind, Denied, Identity};
-use crate::config::{Config, Sources};
+use crate::config::{Config, Flag, Sources};
 
 pub(super) const SECRET: &str = "a secret of at least thirty-two bytes";
 
@@ -36,10 +36,12 @@ pub(super) fn at(seconds: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
 }
 
-pub(super) fn config(settings: &[(&str, &str)]) -> Config {
-    let flags = settings
-        .iter()
-        .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+pub(super) fn config(settings: &[(&'static str, &str)]) -> Config {
+    let flags = settings.iter().map(|(key, value)| Flag {
+        name: "--setting",
+        key,
+        value: (*value).to_owned(),
+    });
     Config::load(&Sources {
         flags: flags.collect(),
         ..Sources::default()
@@ -48,7 +50,7 @@ pub(super) fn config(settings: &[(&str, &str)]) -> Config {
 }
 
 /// A gateway that has these settings of auth.
-pub(super) fn auth(settings: &[(&str, &str)]) -> Auth {
+pub(super) fn auth(settings: &[(&'static str, &str)]) -> Auth {
     Auth::new(&config(settings), None).expect("settings of auth")
 }
 

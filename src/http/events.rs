@@ -1,6 +1,6 @@
 //! `GET /events`: the stream.
 
-use std::sync::Arc;
+use std::{num::NonZeroUsize, sync::Arc};
 
 use http::{
     HeaderMap, HeaderValue, Method, Response, StatusCode,
@@ -12,7 +12,7 @@ use super::{
     access::allowed,
     app::{App, Mode},
     body::Body,
-    problem::{Code, Problem},
+    problem::{Code, Problem, Quota},
     query::Query,
     stream::EventStream,
     streams::{CallerLimit, Full, Place, StreamRequest},
@@ -119,25 +119,36 @@ fn place(app: &Arc<App>, caller: &Caller) -> Result<Place, Problem> {
     });
     app.streams
         .reserve(limits.connections, [address, subject])
-        .map_err(|full| match full {
-            Full::Replica => Problem::new(
-                Code::ConnectionLimit,
-                format!(
-                    "this replica has {} open streams, which is its limit",
-                    limits.connections
+        .map_err(|full| {
+            let (code, limit, detail) = match full {
+                Full::Replica => {
+                    let limit = limits.connections;
+                    let detail =
+                        format!("this replica has {limit} open streams, which is its limit");
+                    return Problem::new(Code::ConnectionLimit, detail);
+                }
+                Full::Caller(1) => (
+                    Code::SubjectLimit,
+                    limits.connections_per_subject.map_or(0, NonZeroUsize::get),
+                    "your token's subject",
                 ),
-            ),
-            Full::Caller(1) => Problem::new(
-                Code::SubjectLimit,
-                "your token's subject has as many open streams as it may (limits.connections_per_subject)",
-            ),
-            Full::Caller(_) => Problem::new(
-                Code::AddressLimit,
-                format!(
-                    "your address has {} open streams, which is the limit",
-                    limits.connections_per_address
+                Full::Caller(_) => (
+                    Code::AddressLimit,
+                    limits.connections_per_address,
+                    "your address",
                 ),
-            ),
+            };
+            let detail = format!("{detail} has {limit} open streams, which is the limit");
+            let problem = Problem::new(code, detail);
+            let reset = problem.retry_after.unwrap_or(1);
+            Problem {
+                quota: Some(Box::new(Quota {
+                    limit: u32::try_from(limit).unwrap_or(u32::MAX),
+                    remaining: 0,
+                    reset,
+                })),
+                ..problem
+            }
         })
 }
 

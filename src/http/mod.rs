@@ -143,8 +143,6 @@ const ADMIN: [Route; 14] = [
     route(admin::events::EVENT, "GET, HEAD, OPTIONS"),
     route(admin::log_level::LOG_LEVEL, "GET, HEAD, PUT, OPTIONS"),
     route(admin::drain::DRAIN, "POST, OPTIONS"),
-    route("/config", "GET, HEAD, OPTIONS"),
-    route(admin::RELOAD, "POST, OPTIONS"),
     route("/health", "GET, HEAD, OPTIONS"),
     route("/health/live", "GET, HEAD, OPTIONS"),
     route("/health/ready", "GET, HEAD, OPTIONS"),
@@ -281,8 +279,6 @@ impl Service<Request<Incoming>> for Routes {
                 }
                 admin::log_level::LOG_LEVEL => admin::log_level::show(),
                 admin::drain::DRAIN => Ok(admin::drain::drain(&app, caller)),
-                "/config" => Ok(admin::config(&app)),
-                admin::RELOAD => admin::reload(&app, caller).await,
                 _ => admin::stats(&app, parts.uri.query()).await,
             }
         })

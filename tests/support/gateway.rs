@@ -106,26 +106,6 @@ impl Program {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
-    /// Sends it a signal.
-    pub(crate) fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).unwrap();
-    }
-
-    /// The folder where it runs.
-    pub(crate) fn home(&self) -> &Path {
-        self.home.path()
-    }
-
-    /// Sends it a signal.
-    pub(crate) fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).unwrap();
-    }
-
-    /// The folder where it runs.
-    pub(crate) fn home(&self) -> &Path {
-        self.home.path()
-    }
-
     /// The folder where it runs.
     pub(crate) fn home(&self) -> &Path {
         self.home.path()
