@@ -116,6 +116,14 @@ impl Config {
                     .is_none_or(|token| is_long(token.expose())),
                 TOO_SHORT,
             ),
+            (
+                "admin.token",
+                self.admin
+                    .token
+                    .as_ref()
+                    .is_none_or(|token| is_sendable(token.expose())),
+                NOT_SENDABLE,
+            ),
         ];
         if let Some((key, _, message)) = rules.into_iter().find(|(_, holds, _)| !holds) {
             return Err(Wrong::new(key, message));
@@ -186,12 +194,8 @@ impl Config {
             if !is_long(token.token.expose()) {
                 return wrong("token", TOO_SHORT);
             }
-            let sendable = |byte: u8| byte.is_ascii_graphic();
-            if !token.token.expose().bytes().all(sendable) {
-                return wrong(
-                    "token",
-                    "must be ASCII without spaces, or no header could hold it",
-                );
+            if !is_sendable(token.token.expose()) {
+                return wrong("token", NOT_SENDABLE);
             }
             if !secrets.insert(token.token.expose()) {
                 return wrong("token", "another entry has the same token");
@@ -232,6 +236,12 @@ impl Config {
 }
 
 const TOO_SHORT: &str = "must be at least 16 characters, as `openssl rand -hex 32` makes them";
+
+const NOT_SENDABLE: &str = "must be ASCII without spaces, or no header could hold it";
+
+fn is_sendable(secret: &str) -> bool {
+    secret.bytes().all(|byte| byte.is_ascii_graphic())
+}
 
 fn is_long(secret: &str) -> bool {
     secret.chars().count() >= TOKEN_CHARS
