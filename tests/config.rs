@@ -558,7 +558,7 @@ log: {level: debug}
             "jwt: {jwks_url: 'https://app:s3cret@keys.example', ",
         ),
         yaml.replace("s3cret-redis", "[s3cret-redis"),
-        yaml.replace("jwt: {secret:", "jwt: {s3cret0:"),
+        yaml.replace("jwt: {secret:", "jwt: {x-s3cret-9:"),
     ] {
         std::fs::write(gateway.home().join("gateway.yaml"), changed).unwrap();
         said.push(again().await.text());

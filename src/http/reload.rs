@@ -6,7 +6,7 @@
 //!
 //! What follows from other settings is [`App::apply`]'s; what becomes of them, [`crate::config::reload`]'s.
 
-use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use tokio::{
@@ -14,7 +14,7 @@ use tokio::{
     time::{self, MissedTickBehavior},
 };
 
-use super::{app::App, tls::Tls};
+use super::{Caller, app::App, tls::Tls};
 use crate::{
     auth::Auth,
     config::{
@@ -36,6 +36,9 @@ pub struct Reloader {
     sources: Sources,
     /// How many streams there are files for.
     room: usize,
+    /// Held by the reload that is under way; reading files may take its time.
+    turn: Mutex<()>,
+    /// Held for moments.
     state: Mutex<State>,
 }
 
@@ -48,23 +51,23 @@ struct State {
 }
 
 /// What asked for a reload.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub enum Trigger {
     /// SIGHUP.
     Signal,
     /// Somebody on the admin listener.
-    Request(IpAddr),
+    Request(Caller),
     /// A file looks different.
     File,
 }
 
 impl fmt::Display for Trigger {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Signal => f.write_str("signal"),
-            Self::Request(address) => write!(f, "request from {address}"),
-            Self::File => f.write_str("file"),
-        }
+        f.write_str(match self {
+            Self::Signal => "signal",
+            Self::Request(_) => "request",
+            Self::File => "file",
+        })
     }
 }
 
@@ -81,6 +84,7 @@ impl Reloader {
         Ok(Self {
             sources,
             room,
+            turn: Mutex::new(()),
             state: Mutex::new(State {
                 settings,
                 waiting: Vec::new(),
@@ -102,17 +106,23 @@ impl Reloader {
 
     /// Reads the settings again and puts into force what can be.
     fn reload(&self, app: &App) -> Result<(Report, Vec<String>), ConfigError> {
-        let mut state = self.state.lock();
+        let _turn = self.turn.lock();
         // Before reading: what is written meanwhile is found at the next look.
-        state.stamp = self.sources.stamp();
+        let stamp = self.sources.stamp();
+        let running = {
+            let mut state = self.state.lock();
+            state.stamp = stamp;
+            state.settings.clone()
+        };
         let mut fresh = Settings::load(&self.sources)?;
         fresh.lower_connections(self.room);
-        let (settings, report) = next(&state.settings, fresh)?;
+        let (settings, report) = next(&running, fresh)?;
         app.apply(settings.config().clone())
             .map_err(|wrong| settings.refuse(wrong))?;
-        let old = state.settings.warnings();
+        let old = running.warnings();
         let news = report.warnings.iter().filter(|it| !old.contains(it));
         let news = news.cloned().collect();
+        let mut state = self.state.lock();
         state.settings = settings;
         state.waiting.clone_from(&report.restart);
         Ok((report, news))
@@ -154,7 +164,7 @@ pub async fn reload(app: &Arc<App>, trigger: Trigger) -> Result<Report, ConfigEr
     // It reads files. And once begun, it ends, though nobody may wait for it any more.
     let task = tokio::task::spawn_blocking(move || {
         let result = app.reloader.reload(&app);
-        tell(&app, trigger, result)
+        tell(&app, &trigger, result)
     });
     task.await.unwrap_or_else(|_| {
         // The log has said why. Who asks next time shall find somebody.
@@ -168,15 +178,32 @@ pub async fn reload(app: &Arc<App>, trigger: Trigger) -> Result<Report, ConfigEr
 
 fn tell(
     app: &App,
-    trigger: Trigger,
+    trigger: &Trigger,
     result: Result<(Report, Vec<String>), ConfigError>,
 ) -> Result<Report, ConfigError> {
+    let caller = match trigger {
+        Trigger::Request(caller) => Some(caller),
+        Trigger::Signal | Trigger::File => None,
+    };
+    let address = caller.map(|caller| tracing::field::display(caller.address));
+    let request_id = caller.map(|caller| &*caller.request_id);
+    let subject = caller.and_then(|caller| caller.identity.subject().map(|subject| &**subject));
     let (report, warnings) = match result {
         Ok(done) => done,
         Err(error) => {
             app.metrics.reloaded(ReloadOutcome::Failed);
             let told = error.told();
-            tracing::warn!(target: "audit", event = "config_reloaded", outcome = "FAILED", %trigger, error = %told, "reload failed");
+            tracing::warn!(
+                target: "audit",
+                event = "config_reloaded",
+                outcome = "FAILED",
+                %trigger,
+                address,
+                request_id,
+                subject,
+                error = %told,
+                "reload failed"
+            );
             tracing::error!(%trigger, error = %told, "the settings could not be reloaded and stay as they are");
             return Err(error);
         }
@@ -191,7 +218,18 @@ fn tell(
     } else {
         ReloadOutcome::Applied
     });
-    tracing::info!(target: "audit", event = "config_reloaded", outcome = "OK", %trigger, applied, restart, "settings reloaded");
+    tracing::info!(
+        target: "audit",
+        event = "config_reloaded",
+        outcome = "OK",
+        %trigger,
+        address,
+        request_id,
+        subject,
+        applied,
+        restart,
+        "settings reloaded"
+    );
     tracing::info!(%trigger, applied, "the settings were reloaded");
     if !restart.is_empty() {
         tracing::warn!(restart, "some settings take effect after a restart only");
