@@ -488,7 +488,7 @@ async fn a_subject_is_a_name_that_can_stand_in_a_log() {
 #[tokio::test]
 async fn static_tokens_and_the_token_of_the_operator_are_told_apart() {
     let mut config = config(&[
-        ("admin.token", "the operator's"),
+        ("admin.token", "the operator's own"),
         ("auth.jwt.secret", SECRET),
     ]);
     config.auth.tokens = serde_json::from_value(json!([
@@ -502,7 +502,7 @@ async fn static_tokens_and_the_token_of_the_operator_are_told_apart() {
         ("s3cret-1", "shop", "token:shop", [false, true], false),
         ("s3cret-2", "page", "token:page", [true, false], false),
         ("s3cret-3", "ops", "token:ops", [false, false], true),
-        ("the operator's", "admin", "admin", [false, false], true),
+        ("the operator's own", "admin", "admin", [false, false], true),
     ] {
         let identity = show(&auth, token).await.expect(token);
         assert_eq!(identity.subject().map(|name| &**name), Some(subject));
@@ -520,7 +520,7 @@ async fn static_tokens_and_the_token_of_the_operator_are_told_apart() {
         "S3CRET-1",
         "s3cret-4",
         "shop",
-        "the operator's ",
+        "the operator's own ",
         "x",
     ] {
         texts.push(refused(&auth, wrong).await);
@@ -540,7 +540,7 @@ async fn static_tokens_and_the_token_of_the_operator_are_told_apart() {
 #[tokio::test]
 async fn a_reload_takes_effect_on_who_is_known_already() {
     let with = |tokens: Value, secret: Option<&str>| {
-        let mut config = config(&[("admin.token", "the operator's")]);
+        let mut config = config(&[("admin.token", "the operator's own")]);
         config.auth.tokens = serde_json::from_value(tokens).expect("tokens");
         config.auth.jwt.secret =
             secret.map(|secret| serde_json::from_value(json!(secret)).expect("a secret"));
@@ -554,7 +554,7 @@ async fn a_reload_takes_effect_on_who_is_known_already() {
     let signed = show(&old, &hs().token(&json!({"sub": "s"})))
         .await
         .expect("a token");
-    let operator = show(&old, "the operator's").await.expect("a token");
+    let operator = show(&old, "the operator's own").await.expect("a token");
 
     let narrower = with(
         json!([{"name": "a", "token": "one", "publish": ["b"]}]),

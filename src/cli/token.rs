@@ -85,9 +85,15 @@ impl Token {
             return Ok((algorithm, key, None));
         }
         if let Some(name) = &self.secret_env {
+            // Who mistakes it for the secret itself must not find that in a log.
+            let letter = |c: char| c.is_ascii_alphanumeric() || c == '_';
+            ensure!(
+                name.len() <= 64 && name.chars().all(letter),
+                "--secret-env takes the name of an environment variable, not the secret"
+            );
             let environment = Sources::of_process(None, Vec::new()).environment;
             let secret = environment.get(name).with_context(|| {
-                format!("--secret-env: there is no variable {name} in the environment (it takes the name, not the secret)")
+                format!("--secret-env: there is no variable {name} in the environment")
             })?;
             return Ok((Algorithm::HS256, secret_key(secret, name)?, None));
         }
