@@ -9,13 +9,12 @@ use super::{
 };
 
 /// What is read at the start only: a key, or all that it holds. Everything else takes effect at once.
-pub const NEEDS_RESTART: [&str; 13] = [
+pub const NEEDS_RESTART: [&str; 12] = [
     "server.listen",
     "server.tls",
     "admin.listen",
     "tail",
     "publish.timeout",
-    "limits.handshakes",
     "store",
     "redis",
     "feed",
