@@ -242,16 +242,18 @@ impl Tls {
         self.places.acquire().await.ok()
     }
 
-    /// Reads certificate and key again, from where the settings say now. What cannot be used changes nothing.
+    /// Reads certificate and key again if they are others, or elsewhere, than those in use. What cannot be used changes
+    /// nothing.
     ///
     /// # Errors
     /// When they cannot be used; that is logged.
     pub fn reload(&self, settings: &ServerTls) -> Result<(), TlsError> {
         let mut known = self.known.lock();
-        let before = known.files.clone();
-        if let Some(files) = Files::of(settings) {
-            known.files = files;
+        let files = Files::of(settings).unwrap_or_else(|| known.files.clone());
+        if files == known.files && files.stamp() == known.stamp {
+            return Ok(());
         }
+        let before = std::mem::replace(&mut known.files, files);
         let read = self.read_again(&mut known);
         if read.is_err() {
             known.files = before;
