@@ -177,6 +177,7 @@ impl App {
             }
             log.set_access(config.log.access);
             log.set_audit(config.log.audit);
+            log.set_secrets(&config);
         }
         self.config.store(config);
         self.judge_streams();

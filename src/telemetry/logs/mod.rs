@@ -182,15 +182,9 @@ impl Drop for Logs {
 }
 
 impl LogHandle {
-    /// What of new settings takes effect at once: `log.level`, `log.access`, `log.audit`, and which secrets are cut out of
-    /// lines.
-    pub fn apply(&self, config: &Config) {
+    /// What these settings keep secret is cut out of lines from now on.
+    pub fn set_secrets(&self, config: &Config) {
         self.rules.set_secrets(config.secrets());
-        self.rules
-            .access
-            .store(config.log.access, Ordering::Relaxed);
-        self.rules.audit.store(config.log.audit, Ordering::Relaxed);
-        self.rules.set_level(config.log.level.clone());
     }
 
     /// Says more, or less, in the main log from now on: a level, or levels of modules as in `info,tidegate::hub=debug`.
