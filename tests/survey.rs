@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use crate::support::{Gateway, Request, Subscriber, eventually, id};
+use crate::support::{Gateway, H2Client, Request, Subscriber, eventually, id};
 
 /// What `target` answers, as JSON.
 async fn asked(gateway: &Gateway, target: &str) -> Value {
@@ -90,6 +90,32 @@ async fn a_reader_that_does_not_read_is_seen_with_its_lag() {
     assert_eq!(open["past"], serde_json::json!([connection(&reads)]));
     assert_eq!(open["before"][0]["id"], connection(&stuck), "{event}");
     assert_eq!(open["before"][0]["behind"], true, "{event}");
+}
+
+/// There the library writes: a stream whose window is used up is not asked for more, and what it last said counts.
+#[tokio::test]
+async fn a_reader_on_http2_that_does_not_read_is_seen_as_it_last_was() {
+    let gateway = Gateway::start().await;
+    let mut client = H2Client::open(gateway.public).await;
+    client.get("/events?topic=orders").await;
+    client.data_until("$open").await;
+    let first = gateway.publish("orders", "a").await;
+    client.data_until("data: a").await;
+    let reads = connections(&gateway, "").await.remove(0);
+    assert_eq!(reads["cursor"], first.to_string(), "{reads}");
+    assert_eq!(reads["behind"], false, "{reads}");
+    fill(&gateway, "orders").await;
+    let seen = eventually("the stuck reader to be seen", async || {
+        let one = connections(&gateway, "").await.remove(0);
+        match one["behind"].as_bool() {
+            Some(true) => Ok(one),
+            _ => Err(one.to_string()),
+        }
+    })
+    .await;
+    assert_eq!(seen["id"], reads["id"]);
+    assert!(id(seen["cursor"].as_str().unwrap()) > first, "{seen}");
+    assert!(seen["lag"]["ms"].as_u64() > Some(0), "{seen}");
 }
 
 /// A thousand streams answer at once, and an event for them takes no longer than without a survey.
