@@ -176,8 +176,9 @@ const OPERATION = [
 async function rebound(t, world, settings, body) {
   await scene(t, world, { origin: 'rebound', settings }, async (s) => {
     await s.besides('rebound', s.gateway.adminPort, async (operator, admin) => {
-      const deleted = await fetch(`${s.gateway.adminUrl}/admin/topics/none`, { method: 'DELETE' });
-      assert.equal(deleted.status, 200, 'who is on this machine is an operator');
+      for (const [method, path] of OPERATION.filter(([, path]) => /config|topics/.test(path))) {
+        assert.equal((await fetch(s.gateway.adminUrl + path, { method })).status, 200, `who is on this machine is an operator: ${path}`);
+      }
       await body({ ...s, operator });
       assert.equal(await s.gateway.readiness(), 200, 'the page could not drain the gateway');
       const answers = [s.proxy, admin].flatMap(({ exchanges }) => exchanges);
