@@ -255,22 +255,25 @@ async fn what_is_no_ticket_of_ours_was_never_valid() {
     let middle = changed.len() / 2;
     changed[middle] = if changed[middle] == b'A' { b'B' } else { b'A' };
     let changed = String::from_utf8(changed).unwrap();
-    for wrong in [
-        "",
-        "x",
-        &foreign,
-        &changed,
-        &own[1..],
-        &own[..own.len() - 1],
-        SHOP,
-    ] {
+    for wrong in ["", "x", SHOP, &own[..20]] {
         for request in [
             Request::get(&target(wrong)),
             Request::event_source(&target(wrong)),
         ] {
-            let answer = gateway.ask(request).await;
-            assert_eq!(answer.status(), 401, "{wrong}: {answer:?}");
-            answer.challenges(true);
+            gateway.ask(request).await.challenges(true);
+        }
+    }
+    // These look like tickets of the process before, with which a page may come back.
+    for wrong in [&foreign, &changed, &own[..own.len() - 1]] {
+        gateway
+            .ask(Request::get(&target(wrong)))
+            .await
+            .challenges(true);
+        let browser = gateway.ask(Request::event_source(&target(wrong))).await;
+        if browser.status() == 200 {
+            browser.refuses_as_stream("unauthorized");
+        } else {
+            browser.challenges(true);
         }
     }
     // What was tried around it has not spent the real one.

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::{
     Caller,
+    access::forbidden,
     app::App,
     body::Body,
     health,
@@ -20,6 +21,10 @@ pub(super) async fn post(app: &Arc<App>, caller: &Caller) -> Result<Response<Bod
     if !caller.identity.is_known() && !app.config().development() {
         let detail = "a ticket has the rights of whoever asks for it: show credentials";
         return Err(Problem::new(Code::Unauthorized, detail));
+    }
+    if caller.identity.by_ticket() {
+        // Or whoever finds one, in the log of a proxy, could live on it for ever.
+        return Err(forbidden("a ticket buys no other ticket".into()));
     }
     let tickets = app.tickets().await?;
     let ticket = tickets.mint(&caller.identity, SystemTime::now());

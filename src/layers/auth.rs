@@ -71,11 +71,13 @@ async fn redeem(
     };
     let mark = format!("ticket:{}", id.as_str());
     let first = app.hub.store().claim(&mark, auth::TICKET_MARK).await?;
-    Ok(if first {
-        Ok(identity)
-    } else {
-        Err(Denied::Spent)
-    })
+    if !first {
+        return Ok(Err(Denied::Spent));
+    }
+    // What it rests on may have been taken back, or allow less, since it was made: it is spent all the same.
+    let current = app.auth().current(&identity);
+    let taken_back = "the credential that the ticket was made for is no longer accepted";
+    Ok(current.ok_or_else(|| Denied::Invalid(taken_back.into())))
 }
 
 fn problem(denied: &Denied) -> Problem {
