@@ -271,10 +271,9 @@ mod tests {
         let ticket = tickets.mint(&identity(), now());
         let foreign = |ticket: &str| {
             let read = tickets.read(ticket, now());
-            assert!(
-                matches!(read, Err(Denied::Invalid(_))),
-                "{ticket}: {read:?}"
-            );
+            // What looks like a ticket of another process is told as that.
+            let denied = matches!(read, Err(Denied::Invalid(_) | Denied::Expired(_)));
+            assert!(denied, "{ticket}: {read:?}");
         };
         for at in 0..ticket.len() {
             foreign(&ticket[..at]);
@@ -294,6 +293,19 @@ mod tests {
         foreign(&Tickets::new([8; 32]).mint(&identity(), now()));
         foreign(&"A".repeat(MAX_BYTES + 1));
         foreign("é");
+    }
+
+    /// A store in memory forgets its key: what it gave out is told as expired, whatever does not look like that is not.
+    #[test]
+    fn a_ticket_of_another_life_is_told_as_expired() {
+        let (old, new) = (Tickets::new([8; 32]), Tickets::new(KEY));
+        let read = |ticket: &str| new.read(ticket, now()).map(drop);
+        let ticket = old.mint(&identity(), now());
+        assert_eq!(read(&ticket), Err(Denied::Expired(at(NOW + 30))));
+        let ahead = old.mint(&identity(), at(NOW + 100));
+        assert!(matches!(read(&ahead), Err(Denied::Invalid(_))));
+        let cut = &ticket[..ticket.len() - 60];
+        assert!(matches!(read(cut), Err(Denied::Invalid(_))));
     }
 
     /// What the key signs elsewhere is no ticket.
