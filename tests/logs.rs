@@ -525,6 +525,40 @@ auth:
     }
 }
 
+/// A token that a reload brought is as secret as those of the start.
+#[tokio::test]
+async fn a_secret_that_came_by_a_reload_is_in_no_line_either() {
+    let directory = TempDir::new().unwrap();
+    let file = directory.path().join("t.yaml");
+    let tokens = |more: &str| {
+        let first = "{name: first, token: first-token, publish: [a]}";
+        fs::write(&file, format!("auth: {{tokens: [{first}{more}]}}\n")).unwrap();
+    };
+    tokens("");
+    let settings = quick()
+        .argument("--config")
+        .argument(file.to_str().unwrap());
+    let gateway = settings.start().await;
+    tokens(", {name: second, token: second-token, publish: [a]}");
+    let reload = Request::post("/admin/reload-config", "application/json", "");
+    let answer = gateway.ask_admin(reload).await;
+    assert_eq!(answer.status(), 200, "{answer:?}");
+    let misplaced = Request::publish(r#"{"topic":"second-token","data":""}"#);
+    let misplaced = misplaced.header("Authorization", "Bearer first-token");
+    gateway.ask(misplaced).await.refuses(403, "forbidden");
+    let output = all_of(gateway).await;
+    let lines = objects(&output);
+    let refusal = one(&lines, "event", "forbidden");
+    assert!(
+        refusal["detail"].as_str().unwrap().contains("***"),
+        "{refusal}"
+    );
+    assert!(
+        !output.contains("second-token") && !output.contains("first-token"),
+        "{output}"
+    );
+}
+
 /// An error at the start repeats what was written, but no secret of it.
 #[tokio::test]
 async fn nothing_secret_is_in_an_error_at_the_start() {
