@@ -647,10 +647,10 @@ MEMwBQYDK2VxAzoA58VjYwy0NCyhmu2THFhbM8Tnbik1Y/VsWi4wRRYK92VX4v2h
     );
     let path = pkcs1.path().to_str().expect("a path");
     assert!(Auth::check(&config(&[("auth.jwt.public_key", path)])).is_ok());
-    let short = Auth::check(&config(&[("auth.jwt.secret", "short")]));
+    let short = Auth::check(&config(&[("auth.jwt.secret", "")]));
     assert!(matches!(
         short,
-        Err(AuthError::Secret(KeyError::ShortSecret))
+        Err(AuthError::Secret(KeyError::EmptySecret))
     ));
     let public = pem("PUBLIC KEY", b"x");
     let mixed_up = Auth::check(&config(&[("auth.jwt.secret", &public)]));

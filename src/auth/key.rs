@@ -15,9 +15,6 @@ use super::{
     static_tokens::{hash, print},
 };
 
-/// The fewest bytes of a secret: as many as the hash has (RFC 7518, 3.2).
-pub(super) const MIN_SECRET_BYTES: usize = 32;
-
 /// A key, and what it is for.
 #[derive(Clone)]
 pub(super) struct Key {
@@ -38,8 +35,8 @@ impl fmt::Debug for Key {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages say it")]
 pub enum KeyError {
-    #[error("is shorter than 32 bytes: who knows one token could guess it")]
-    ShortSecret,
+    #[error("is empty: `openssl rand -hex 32` makes a good one")]
+    EmptySecret,
     #[error("holds a PEM, which is no secret: a public key belongs to auth.jwt.public_key")]
     PemAsSecret,
     #[error("is no PEM: -----BEGIN PUBLIC KEY----- was expected")]
@@ -72,8 +69,8 @@ impl Key {
         if secret.contains("-----BEGIN") {
             return Err(KeyError::PemAsSecret);
         }
-        if secret.len() < MIN_SECRET_BYTES {
-            return Err(KeyError::ShortSecret);
+        if secret.is_empty() {
+            return Err(KeyError::EmptySecret);
         }
         let key = DecodingKey::from_secret(secret.as_bytes());
         Ok(Self::new(Algorithm::HS256, key, own(secret.as_bytes())))

@@ -113,8 +113,8 @@ impl Config {
                 self.admin
                     .token
                     .as_ref()
-                    .is_none_or(|token| is_long(token.expose())),
-                TOO_SHORT,
+                    .is_none_or(|token| !token.expose().is_empty()),
+                EMPTY,
             ),
             (
                 "admin.token",
@@ -191,8 +191,8 @@ impl Config {
             if !names.insert(&token.name) {
                 return wrong("name", "another token has the same name");
             }
-            if !is_long(token.token.expose()) {
-                return wrong("token", TOO_SHORT);
+            if token.token.expose().is_empty() {
+                return wrong("token", EMPTY);
             }
             if !is_sendable(token.token.expose()) {
                 return wrong("token", NOT_SENDABLE);
@@ -227,6 +227,14 @@ impl Config {
             jwt.secret.as_ref().is_some_and(short),
             "auth.jwt.secret is shorter than 32 bytes: it can be guessed from one token (RFC 7518, 3.2)",
         );
+        let guessable = |secret: &&super::Secret| secret.expose().chars().count() < TOKEN_CHARS;
+        let tokens = self.auth.tokens.iter().map(|token| &token.token);
+        doubt(
+            tokens
+                .chain(&self.admin.token)
+                .any(|token| guessable(&token)),
+            "a token in auth.tokens, or admin.token, is shorter than 16 characters: it can be guessed (`openssl rand -hex 32` makes a good one)",
+        );
         doubt(
             jwt.jwks_url.as_deref().is_some_and(is_open_to_forgery),
             "auth.jwt.jwks_url is http://: whoever is in between can put in keys of their own",
@@ -235,16 +243,12 @@ impl Config {
     }
 }
 
-const TOO_SHORT: &str = "must be at least 16 characters, as `openssl rand -hex 32` makes them";
+const EMPTY: &str = "must not be empty: `openssl rand -hex 32` makes a good one";
 
 const NOT_SENDABLE: &str = "must be ASCII without spaces, or no header could hold it";
 
 fn is_sendable(secret: &str) -> bool {
     secret.bytes().all(|byte| byte.is_ascii_graphic())
-}
-
-fn is_long(secret: &str) -> bool {
-    secret.chars().count() >= TOKEN_CHARS
 }
 
 fn web_address(text: &str) -> Option<http::Uri> {
@@ -308,9 +312,9 @@ mod tests {
                 "same token",
             ),
             (
-                "{name: other, token: fedcba987654321}",
+                "{name: other, token: ''}",
                 "auth.tokens[1].token",
-                "at least 16",
+                "must not be empty",
             ),
             (
                 "{name: other, token: fedcba98 76543210}",
