@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_tokens_are_unique_and_tokens_are_long() {
+    fn names_of_tokens_are_unique_and_a_short_token_is_warned_of() {
         let one = "{name: shop, token: 0123456789abcdef}";
         assert!(load(&format!("auth: {{tokens: [{one}]}}")).is_ok());
         for (entry, key, message) in [
@@ -331,10 +331,15 @@ mod tests {
                 "{error}"
             );
         }
-        let error = load("admin: {token: short}").expect_err("too short");
+        let error = load("admin: {token: two words}").expect_err("not sendable");
         assert!(
-            error.contains("admin.token") && !error.contains("short}"),
+            error.contains("admin.token") && !error.contains("two"),
             "{error}"
+        );
+        let warnings = load("admin: {token: s3cret}").expect("valid").warnings;
+        assert!(
+            warnings.len() == 1 && warnings[0].contains("16 characters"),
+            "{warnings:?}"
         );
     }
 

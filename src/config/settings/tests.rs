@@ -221,7 +221,10 @@ fn a_broken_secret_is_not_repeated() {
         ("TIDEGATE_AUTH__TOKENS", "[{name: shop, token: s3cret"),
         ("TIDEGATE_AUTH__TOKENS", "shop:s3cret"),
         ("TIDEGATE_AUTH__TOKENS", "[s3cret]"),
-        ("TIDEGATE_AUTH__TOKENS", "[{name: shop, token: s3cret}]"),
+        (
+            "TIDEGATE_AUTH__TOKENS",
+            "[{name: shop, token: s3cret, publich: [a]}]",
+        ),
         ("TIDEGATE_AUTH__TOKENS", "[{s3cret: shop}]"),
         ("TIDEGATE_AUTH", "s3cret@x:"),
         ("TIDEGATE_LIMITS__CONNECTIONS", "app:s3cret@cache"),
