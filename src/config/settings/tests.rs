@@ -255,7 +255,7 @@ fn a_broken_secret_is_not_repeated() {
         "auth: {jwt: {s3cret-0123: 1}}",
         "auth: {jwt: {secret: {s3cret: 1}}}",
         "auth: s3cret",
-        "admin: {token: s3cret}",
+        "admin: {token: [s3cret]}",
         "redis: {password: [s3cret]}",
         "auth: {tokens: [{s3cret: 1, s3cret: 1}]}",
     ] {
