@@ -229,6 +229,21 @@ async fn a_bad_credential_is_never_taken_for_none() {
     }
 }
 
+/// Without a key nothing that is shown could be good, so it was meant for somebody else: a proxy, or the application.
+#[tokio::test]
+async fn where_no_token_could_be_good_none_is_looked_at() {
+    let gateway = Gateway::with("auth.anonymous", "subscribe,publish")
+        .start()
+        .await;
+    for request in [
+        event("stock").bearer(WRONG),
+        event("stock").header("Authorization", "Basic YTpi"),
+        event("stock").header("Cookie", "tidegate=logged-in"),
+    ] {
+        assert_eq!(gateway.ask(request).await.status(), 200);
+    }
+}
+
 #[tokio::test]
 async fn what_anybody_may_is_beside_what_a_token_may() {
     let gateway = settings().with("auth.anonymous", "subscribe").start().await;

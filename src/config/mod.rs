@@ -378,8 +378,12 @@ impl Config {
 
     /// Whether no auth is configured: then only loopback is served, under the rules of development mode.
     pub fn development(&self) -> bool {
-        let auth = &self.auth;
-        auth.anonymous.is_empty() && auth.tokens.is_empty() && !auth.jwt.is_configured()
+        self.auth.anonymous.is_empty() && !self.knows_tokens()
+    }
+
+    /// Whether callers of the public listener can prove who they are.
+    pub fn knows_tokens(&self) -> bool {
+        !self.auth.tokens.is_empty() || self.auth.jwt.is_configured()
     }
 
     /// Every secret in it, for those who have to keep them out of what they write.

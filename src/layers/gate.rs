@@ -179,9 +179,10 @@ async fn known(
     if listener == Listener::Public && !development {
         often(app, config, caller, method, path)?;
     }
-    // In development mode everybody is served alike, and nobody's stray cookie matters; operators may have a token anyway.
+    // Where no token could be good, everybody is served alike, and what a page shows to others does not matter. Operators may
+    // have a token anyway.
     let asks = match listener {
-        Listener::Public => !development && method != Method::OPTIONS && !is_health(path),
+        Listener::Public => config.knows_tokens() && method != Method::OPTIONS && !is_health(path),
         Listener::Admin => admin::is_guarded(path),
     };
     if !asks {
