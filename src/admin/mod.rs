@@ -28,7 +28,7 @@ use crate::{
         Caller,
         access::forbidden,
         alarm::Alarms,
-        app::{App, rfc3339},
+        app::{App, rfc3339, unix_ms},
         body::Body,
         problem::{Code, Problem},
         query::Query,
@@ -113,8 +113,7 @@ fn moment(ms: u64) -> Option<String> {
 }
 
 fn now_ms() -> u64 {
-    let age = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    age.map_or(0, |age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX))
+    unix_ms(SystemTime::now())
 }
 
 /// About when it was that the alarms stood at `tick`, in Unix milliseconds.

@@ -14,7 +14,7 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};
 
 use super::{Denied, Identity, identity::Source};
-use crate::event::TopicPattern;
+use crate::{event::TopicPattern, http::app::unix_ms};
 
 /// How long a ticket may be used.
 pub const LIFETIME: Duration = Duration::from_secs(30);
@@ -93,12 +93,12 @@ impl Tickets {
         };
         let payload = Payload {
             id: URL_SAFE_NO_PAD.encode(rand::random::<[u8; 16]>()),
-            until: millis(now + LIFETIME),
+            until: unix_ms(now + LIFETIME),
             subject: identity.subject.clone(),
             caller: identity.caller.clone(),
             subscribe: identity.subscribe.to_vec(),
             publish: identity.publish.to_vec(),
-            expires: identity.expires.map(millis),
+            expires: identity.expires.map(unix_ms),
             source,
         };
         self.seal(&payload)
@@ -174,14 +174,6 @@ impl Tickets {
         };
         Ok((TicketId(payload.id), identity))
     }
-}
-
-/// Times that are told here lie between 1970 and the year 10000.
-fn millis(moment: SystemTime) -> u64 {
-    let since = moment
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ mod dotenv;
 mod environment;
 mod error;
 mod log_level;
+mod look;
 mod nearest;
 mod network;
 mod place;
@@ -24,6 +25,7 @@ use serde::Deserialize;
 
 pub use error::{ConfigError, Wrong};
 pub use log_level::{LevelError, LogLevel};
+pub use look::Look;
 pub use network::Network;
 pub use place::Place;
 pub use position::Position;

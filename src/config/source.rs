@@ -7,13 +7,12 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
     sync::LazyLock,
-    time::SystemTime,
 };
 
 use serde_json::{Map, Value};
 
 use super::{
-    ConfigError, Place, dotenv,
+    ConfigError, Look, Place, dotenv,
     environment::{Layer, Names},
     nearest::nearest,
     place::DOTENV,
@@ -58,9 +57,6 @@ pub struct Stamp {
     dotenv: Option<Look>,
 }
 
-/// Size, time and inode of a file: a name that leads to another file is found by the last, whatever the clock says.
-type Look = (u64, Option<SystemTime>, u64);
-
 impl Stamp {
     /// Whether the file of settings is gone, maybe for the moment that it takes to put another in its place.
     pub fn lacks_file(&self, sources: &Sources) -> bool {
@@ -103,14 +99,10 @@ impl Sources {
 
     /// How the files look from outside.
     pub fn stamp(&self) -> Stamp {
-        use std::os::unix::fs::MetadataExt;
-        let look = |path: &PathBuf| {
-            let metadata = fs::metadata(path).ok()?;
-            Some((metadata.len(), metadata.modified().ok(), metadata.ino()))
-        };
+        let look = |path: &Option<PathBuf>| path.as_deref().and_then(Look::at);
         Stamp {
-            file: self.file.as_ref().and_then(look),
-            dotenv: self.dotenv.as_ref().and_then(look),
+            file: look(&self.file),
+            dotenv: look(&self.dotenv),
         }
     }
 

@@ -352,6 +352,12 @@ pub fn jittered(around: Duration) -> u64 {
     rand::random_range(ms * 67 / 100..=ms * 133 / 100).max(1)
 }
 
+/// A moment in Unix milliseconds.
+pub fn unix_ms(moment: SystemTime) -> u64 {
+    let age = moment.duration_since(SystemTime::UNIX_EPOCH);
+    age.map_or(0, |age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX))
+}
+
 /// A moment as RFC 3339, in UTC with milliseconds.
 pub fn rfc3339(moment: SystemTime) -> String {
     humantime_serde::re::humantime::format_rfc3339_millis(moment).to_string()

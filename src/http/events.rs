@@ -127,12 +127,12 @@ fn place(app: &Arc<App>, caller: &Caller) -> Result<Place, Problem> {
                         format!("this replica has {limit} open streams, which is its limit");
                     return Problem::new(Code::ConnectionLimit, detail);
                 }
-                Full::Caller(1) => (
+                Full::Subject => (
                     Code::SubjectLimit,
                     limits.connections_per_subject.map_or(0, NonZeroUsize::get),
                     "your token's subject",
                 ),
-                Full::Caller(_) => (
+                Full::Address => (
                     Code::AddressLimit,
                     limits.connections_per_address,
                     "your address",

@@ -26,8 +26,8 @@ pub(super) enum Due {
 pub(super) struct Expiry {
     /// The tick; `u64::MAX` for a token that never ends.
     next: u64,
-    /// The end that was told last, or will be, in Unix milliseconds.
-    end: Option<u64>,
+    /// The end that was told last, or will be.
+    end: Option<SystemTime>,
     told: bool,
 }
 
@@ -44,14 +44,14 @@ impl Expiry {
 
     /// Something was asked of a stream: its token may be another one. What was told of this one is not told again.
     pub(super) fn look(&mut self, app: &App, handle: &StreamHandle) {
-        if !self.told || handle.expires_ms() != self.end {
+        if !self.told || handle.expires() != self.end {
             self.renewed(app, handle);
         }
     }
 
     fn renewed(&mut self, app: &App, handle: &StreamHandle) {
         self.told = false;
-        self.end = handle.expires_ms();
+        self.end = handle.expires();
         self.next = match left(handle) {
             None => u64::MAX,
             Some(left) => {
@@ -95,13 +95,8 @@ fn ticks(duration: Duration) -> u64 {
     u64::from(Alarms::ticks(duration))
 }
 
-fn end(handle: &StreamHandle) -> Option<SystemTime> {
-    let ms = handle.expires_ms()?;
-    SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(ms))
-}
-
 fn left(handle: &StreamHandle) -> Option<Duration> {
-    let left = end(handle)?.duration_since(SystemTime::now());
+    let left = handle.expires()?.duration_since(SystemTime::now());
     Some(left.unwrap_or_default())
 }
 
@@ -112,7 +107,7 @@ fn notice(handle: &StreamHandle, left: Duration) -> String {
         in_ms: u64,
     }
     let notice = Notice {
-        expires: end(handle).map_or_else(String::new, rfc3339),
+        expires: handle.expires().map_or_else(String::new, rfc3339),
         in_ms: u64::try_from(left.as_millis()).unwrap_or(u64::MAX),
     };
     serde_json::to_string(&notice).expect("text with text keys is JSON")

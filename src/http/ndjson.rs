@@ -18,7 +18,7 @@ use super::{
     body::Body,
     health::json,
     problem::{Code, Problem},
-    publish::{ItemAnswer, append, next_piece, store, text},
+    publish::{ItemAnswer, Rules, append, next_piece, store, text},
     query::Query,
 };
 use crate::{
@@ -86,25 +86,26 @@ impl Lines {
                 None => {
                     self.over = true;
                     let last = self.buffer.split();
-                    self.end_of_line(&last);
+                    self.end_of_line(&last, &Rules::of(&self.app));
                 }
             }
         }
     }
 
     fn take(&mut self, piece: &[u8]) {
+        let rules = Rules::of(&self.app);
         let mut rest = piece;
         while let Some(end) = memchr::memchr(b'\n', rest) {
             if self.buffer.is_empty() {
-                self.end_of_line(&rest[..end]);
+                self.end_of_line(&rest[..end], &rules);
             } else {
                 self.buffer.extend_from_slice(&rest[..end]);
                 let line = self.buffer.split();
-                self.end_of_line(&line);
+                self.end_of_line(&line, &rules);
             }
             rest = &rest[end + 1..];
         }
-        let limit = self.app.config().limits.body_bytes.bytes();
+        let limit = rules.config.limits.body_bytes.bytes();
         if self.buffer.len() + rest.len() > limit && !self.skipping {
             self.buffer.clear();
             self.skipping = true;
@@ -117,7 +118,7 @@ impl Lines {
         }
     }
 
-    fn end_of_line(&mut self, line: &[u8]) {
+    fn end_of_line(&mut self, line: &[u8], rules: &Rules) {
         self.line += 1;
         if std::mem::take(&mut self.skipping) || line.trim_ascii().is_empty() {
             // A line that was too long has its answer; its key is used up all the same.
@@ -125,14 +126,14 @@ impl Lines {
         }
         let at = self.events;
         self.events += 1;
-        let limit = self.app.config().limits.body_bytes.bytes();
+        let limit = rules.config.limits.body_bytes.bytes();
         if line.len() > limit {
             self.ready.push_back((self.line, Err(line_too_long(limit))));
             return;
         }
         let item = text(line).and_then(|text| Ok(PublishItem::from_json(text)?));
         let key = self.key.as_ref().map(|key| format!("{key}#{at}").into());
-        let item = item.and_then(|item| append(&self.app, &self.caller, item, key));
+        let item = item.and_then(|item| append(rules, &self.caller, item, key));
         self.ready.push_back((self.line, item));
     }
 }

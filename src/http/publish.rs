@@ -24,7 +24,8 @@ use super::{
     query::Query,
 };
 use crate::{
-    config::Right,
+    auth::Auth,
+    config::{Config, Right},
     event::{EventId, PublishItem},
     store::{Append, Appended, IdempotencyKey, StoreError},
     telemetry::traces,
@@ -233,17 +234,32 @@ pub(super) async fn next_piece(body: &mut Incoming) -> Result<Option<Bytes>, Pro
     }
 }
 
+/// What items are judged by: the keys and settings of one moment, for all that are looked at in one go.
+pub(super) struct Rules {
+    auth: Arc<Auth>,
+    pub(super) config: Arc<Config>,
+}
+
+impl Rules {
+    pub(super) fn of(app: &App) -> Self {
+        Self {
+            auth: app.auth(),
+            config: app.config(),
+        }
+    }
+}
+
 /// What the store is asked for an item that is complete and within the limits.
 pub(super) fn append(
-    app: &App,
+    rules: &Rules,
     caller: &Caller,
     item: PublishItem,
     key: Option<Box<str>>,
 ) -> Result<Append, Problem> {
     let topic = item.topic.ok_or_else(|| Problem::new(Code::TopicMissing, "name the topic to publish to: {\"topic\":\"…\"}, or ?topic=… where the body is the data"))?;
     let one = std::slice::from_ref(&topic);
-    allowed(&app.auth(), &caller.identity, Right::Publish, one)?;
-    let limit = app.config().limits.event_bytes.bytes();
+    allowed(&rules.auth, &caller.identity, Right::Publish, one)?;
+    let limit = rules.config.limits.event_bytes.bytes();
     let bytes = item.data.as_ref().map_or(0, |data| data.len());
     if bytes > limit {
         return Err(Problem::new(
@@ -365,7 +381,7 @@ async fn single(
     item: PublishItem,
     key: Option<Box<str>>,
 ) -> Result<Response<Body>, Problem> {
-    let append = append(app, caller, item, key)?;
+    let append = append(&Rules::of(app), caller, item, key)?;
     let topic = append.topic.clone();
     let appended = store(app, vec![Ok(append)])
         .await
@@ -419,7 +435,8 @@ async fn batch(
     }
     let items: Vec<&RawValue> = serde_json::from_str(text)
         .map_err(|error| Problem::new(Code::JsonInvalid, error.to_string()))?;
-    let limit = app.config().limits.batch_events;
+    let rules = Rules::of(app);
+    let limit = rules.config.limits.batch_events;
     if items.len() > limit {
         return Err(Problem::new(
             Code::BatchTooLarge,
@@ -431,7 +448,7 @@ async fn batch(
     }
     let item = |(at, item): (usize, &&RawValue)| {
         append(
-            app,
+            &rules,
             caller,
             PublishItem::from_json(item.get())?,
             key.as_ref().map(|key| format!("{key}#{at}").into()),

@@ -18,6 +18,7 @@ use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    app::unix_ms,
     closed::{ClosedStream, ClosedStreams, subject},
     survey::Answer,
 };
@@ -56,8 +57,6 @@ pub struct StreamHandle {
     waker: Mutex<Option<Waker>>,
     /// The tick at which its body was last asked for more; only where an HTTP library writes for it.
     pub polled_at: AtomicU64,
-    /// When its token ends, in Unix milliseconds; zero: never.
-    expires_ms: AtomicU64,
     /// What whoever asked has proved to be; a renewal puts another one in its place.
     identity: Mutex<Arc<Identity>>,
     /// Ends the connection of a body that is not asked any more.
@@ -80,9 +79,9 @@ impl StreamHandle {
             .find(|reason| *reason as u8 == asked)
     }
 
-    /// When its token ends, in Unix milliseconds.
-    pub fn expires_ms(&self) -> Option<u64> {
-        Some(self.expires_ms.load(Ordering::Acquire)).filter(|ms| *ms > 0)
+    /// When its token ends.
+    pub fn expires(&self) -> Option<SystemTime> {
+        self.identity.lock().expires()
     }
 
     /// What whoever asked has proved to be.
@@ -139,7 +138,8 @@ impl Streams {
         self.len() == 0
     }
 
-    /// A place for one stream more, unless there are `limit` already, or as many as one of `callers` may have.
+    /// A place for one stream more, unless there are `limit` already, or as many as the address or the subject in `callers`
+    /// may have.
     pub(crate) fn reserve(
         self: &Arc<Self>,
         limit: usize,
@@ -162,7 +162,7 @@ impl Streams {
             let mut counts = self.callers[at].lock();
             let count = counts.entry(key).or_insert(0);
             if *count >= limit {
-                return Err(Full::Caller(at));
+                return Err([Full::Address, Full::Subject][at]);
             }
             *count += 1;
             place.callers[at] = Some(key);
@@ -186,9 +186,7 @@ impl Streams {
 
     /// Gives a stream another end: its token was renewed.
     pub(crate) fn renew(&self, handle: &StreamHandle, identity: Arc<Identity>) {
-        let expires = unix_ms(identity.expires());
         *handle.identity.lock() = identity;
-        handle.expires_ms.store(expires, Ordering::Release);
         self.alert(handle);
     }
 
@@ -276,13 +274,10 @@ pub(crate) struct CallerLimit {
 pub(crate) enum Full {
     /// The replica has as many streams as it may.
     Replica,
-    /// This one of the callers has.
-    Caller(usize),
-}
-
-fn unix_ms(moment: Option<SystemTime>) -> u64 {
-    let age = moment.and_then(|moment| moment.duration_since(SystemTime::UNIX_EPOCH).ok());
-    age.map_or(0, |age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX))
+    /// The address has.
+    Address,
+    /// The subject has.
+    Subject,
 }
 
 /// A permit for one stream; given back when it is dropped, on whatever way.
@@ -302,11 +297,10 @@ impl Place {
         let streams = &self.streams;
         let number = streams.next.fetch_add(1, Ordering::Relaxed);
         let handle = Arc::new(StreamHandle {
-            expires_ms: AtomicU64::new(unix_ms(identity.expires())),
             identity: Mutex::new(identity),
             request,
             number,
-            opened_ms: unix_ms(Some(SystemTime::now())),
+            opened_ms: unix_ms(SystemTime::now()),
             answer: Answer::default(),
             close: AtomicU8::new(0),
             waker: Mutex::default(),
@@ -441,7 +435,7 @@ impl Drop for StreamScope {
             began: self.handle.answer.began(),
             cursor: self.handle.answer.standing().cursor,
             reason: self.reason,
-            closed_ms: unix_ms(Some(SystemTime::now())),
+            closed_ms: unix_ms(SystemTime::now()),
         });
         tracing::info!(
             target: "access",

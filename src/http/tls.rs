@@ -7,7 +7,6 @@
 
 use std::{
     fs, io,
-    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -28,7 +27,7 @@ use tokio_rustls::rustls::{
 
 use super::{app::App, certificate::not_after, handshake::ALPN_H2};
 use crate::{
-    config::{Config, ServerTls},
+    config::{Config, Look, ServerTls},
     telemetry::TlsMetrics,
 };
 
@@ -90,12 +89,9 @@ impl Files {
         })
     }
 
-    /// What changes when one of them does: size, time, and which file it is.
-    fn stamp(&self) -> [Option<(u64, i64, i64, u64)>; 2] {
-        [&self.certificate, &self.key].map(|path| {
-            let about = fs::metadata(path).ok()?;
-            Some((about.size(), about.mtime(), about.mtime_nsec(), about.ino()))
-        })
+    /// What changes when one of them does.
+    fn stamp(&self) -> [Option<Look>; 2] {
+        [&self.certificate, &self.key].map(|path| Look::at(path))
     }
 
     fn load(&self) -> Result<Loaded, TlsError> {
@@ -173,7 +169,7 @@ struct Loaded {
 struct Known {
     files: Files,
     /// As they were when they were read with success.
-    stamp: [Option<(u64, i64, i64, u64)>; 2],
+    stamp: [Option<Look>; 2],
     /// What was said of them last, so that it is said once.
     complaint: Option<String>,
     /// Handshakes at the same time.

@@ -116,7 +116,6 @@ where
             .unwrap_or_else(|| format!("{:016x}", rand::random::<u64>()).into());
         let method = method_name(request.method());
         let route = route_name(request.uri().path());
-        let anonymous = self.anonymous.clone();
         let trace = RequestTrace::begin(request.headers(), span_name(method, route));
         let path = (route == "other").then(|| shown(&config, request.uri().path()));
         let refusable = (route == "/events").then(|| {
@@ -136,7 +135,7 @@ where
             peer: peer_address,
             secure: peer.as_ref().is_some_and(|peer| peer.secure),
             local: false,
-            identity: anonymous.clone(),
+            identity: self.anonymous.clone(),
             request_id: request_id.clone(),
             kill: peer.and_then(|peer| peer.kill),
         });
