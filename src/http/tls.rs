@@ -266,7 +266,7 @@ impl Tls {
                 known.complaint = None;
                 self.current.store(loaded.config);
                 self.metrics.reloaded(true);
-                tracing::info!(target: "audit", event = "tls.reload", outcome = "OK", "certificate and key were exchanged");
+                tracing::info!(target: "audit", event = "tls_reloaded", outcome = "OK", "certificate and key were exchanged");
                 self.expires(loaded.expires);
                 Ok(())
             }
@@ -274,7 +274,7 @@ impl Tls {
                 let complaint = error.to_string();
                 if known.complaint.as_ref() != Some(&complaint) {
                     self.metrics.reloaded(false);
-                    tracing::warn!(target: "audit", event = "tls.reload", outcome = "FAILED", %error, "certificate and key cannot be used, the old ones stay");
+                    tracing::warn!(target: "audit", event = "tls_reloaded", outcome = "FAILED", %error, "certificate and key cannot be used, the old ones stay");
                     known.complaint = Some(complaint);
                 }
                 Err(error)
