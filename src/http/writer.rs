@@ -90,11 +90,6 @@ impl<W: Wire> StreamWriter<W> {
         }
     }
 
-    fn alarm_in(&mut self, duration: Duration, cx: &Context<'_>) {
-        let tick = self.progress + u64::from(Alarms::ticks(duration));
-        self.stream.ring_at(tick, cx);
-    }
-
     /// Discards what the client sends. Ready: the stream is over.
     fn poll_noise(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
         self.listens = true;
@@ -148,12 +143,13 @@ impl<W: Wire> StreamWriter<W> {
                                 return Poll::Ready(Err(reason));
                             }
                             let timeout = self.stream.app().config().stream.write_timeout;
-                            if self.stream.app().alarms.now()
-                                >= self.progress + u64::from(Alarms::ticks(timeout))
-                            {
+                            // The last progress lay somewhere within its tick: one more makes sure that all of the
+                            // time has passed.
+                            let deadline = self.progress + u64::from(Alarms::ticks(timeout)) + 1;
+                            if self.stream.app().alarms.now() >= deadline {
                                 return Poll::Ready(Err(CloseReason::Stuck));
                             }
-                            self.alarm_in(timeout, cx);
+                            self.stream.ring_at(deadline, cx);
                             return Poll::Pending;
                         }
                     }
