@@ -464,7 +464,7 @@ fn options(query: &Query<'_>) {
         && known("heartbeat", ["event", "comment"])
         && known("control", ["on", "off"]);
     for topics in [1, 2] {
-        match query.stream_options(topics) {
+        match query.sse_options(topics) {
             Ok(options) => {
                 assert!(all_known);
                 let envelope = match (query.first("envelope"), topics) {

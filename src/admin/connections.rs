@@ -6,7 +6,7 @@ use http::{Response, StatusCode};
 use serde::Serialize;
 use serde_json::json;
 
-use super::{audit, limit, moment, now_ms, tick_ms};
+use super::{audit, moment, now_ms, tick_ms};
 use crate::{
     event::{EventId, Topic},
     http::{
@@ -38,7 +38,7 @@ struct Connection<'a> {
     address: IpAddr,
     #[serde(skip_serializing_if = "Option::is_none")]
     subject: Option<Arc<str>>,
-    topics: &'a [Topic],
+    topics: Vec<Topic>,
     began: EventId,
     cursor: EventId,
     lag: Lag,
@@ -59,15 +59,13 @@ struct Lag {
 /// Open streams of this replica: `?topic=`, `?address=`, `?subject=` narrow it down, `?limit=`.
 pub(crate) async fn list(app: &Arc<App>, query: Option<&str>) -> Result<Response<Body>, Problem> {
     let query = Query::parse(query)?;
-    let limit = limit(&query, LIMIT, MOST)?;
+    let limit = query.limit(LIMIT, MOST)?;
     let topic = query.first("topic").map(super::topic).transpose()?;
     let address = query.first("address").map(address).transpose()?;
     let subject = query.first("subject");
     let mut handles = app.streams.select(|handle| {
         let request = &handle.request;
-        topic
-            .as_ref()
-            .is_none_or(|topic| request.topics.contains(topic))
+        topic.as_ref().is_none_or(|topic| handle.follows(topic))
             && address.is_none_or(|address| request.address == address)
             && subject.is_none_or(|wanted| {
                 let identity = handle.identity();
@@ -90,12 +88,13 @@ pub(crate) async fn list(app: &Arc<App>, query: Option<&str>) -> Result<Response
 fn connection<'a>(app: &App, handle: &'a StreamHandle) -> Connection<'a> {
     let request = &handle.request;
     let standing = handle.answer.standing();
-    let lag = app.hub.lag(&request.topics, standing.cursor);
+    let topics = handle.topics();
+    let lag = app.hub.lag(&topics, standing.cursor);
     Connection {
         id: app.streams.connection(handle.number()),
         address: request.address,
         subject: handle.identity().subject().cloned(),
-        topics: &request.topics,
+        topics: topics.into_vec(),
         began: handle.answer.began(),
         cursor: standing.cursor,
         lag: Lag {
@@ -107,7 +106,7 @@ fn connection<'a>(app: &App, handle: &'a StreamHandle) -> Connection<'a> {
         behind: standing.behind,
         last_write: moment(tick_ms(app, standing.wrote_at)),
         opened: moment(handle.opened_ms),
-        transport: "sse",
+        transport: request.transport.as_str(),
         request_id: &request.request_id,
     }
 }

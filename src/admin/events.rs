@@ -239,9 +239,7 @@ fn missing(id: EventId, topic: Option<&Topic>, position: &Position) -> Missing {
 }
 
 async fn open(app: &App, topic: &Topic, id: EventId) -> Open {
-    let mut handles = app
-        .streams
-        .select(|handle| handle.request.topics.contains(topic));
+    let mut handles = app.streams.select(|handle| handle.follows(topic));
     let mut open = Open {
         not_subscribed: app.streams.len().saturating_sub(handles.len()),
         more: handles.len() > STREAMS,

@@ -31,7 +31,6 @@ use crate::{
         app::{App, rfc3339, unix_ms},
         body::Body,
         problem::{Code, Problem},
-        query::Query,
     },
     store::StoreError,
 };
@@ -84,20 +83,6 @@ async fn patiently<T>(
     answer.map_err(|_| StoreError::Timeout)?
 }
 
-/// The value of `limit=`.
-fn limit(query: &Query<'_>, default: usize, most: usize) -> Result<usize, Problem> {
-    let Some(text) = query.first("limit") else {
-        return Ok(default);
-    };
-    let limit = text.parse().ok();
-    limit
-        .filter(|limit| (1..=most).contains(limit))
-        .ok_or_else(|| {
-            let detail = format!("limit= is a whole number from 1 to {most}");
-            Problem::new(Code::QueryInvalid, detail)
-        })
-}
-
 fn topic(name: &str) -> Result<Topic, Problem> {
     name.parse().map_err(|error: crate::event::TopicError| {
         Problem::new(Code::TopicInvalid, error.to_string())
@@ -146,18 +131,5 @@ mod tests {
         assert_eq!(last.as_deref(), Some("9999-12-31T23:59:59.999Z"));
         assert_eq!(moment(YEAR_10_000), None);
         assert_eq!(moment(u64::MAX), None);
-    }
-
-    #[test]
-    fn a_limit_is_a_number_within_bounds() {
-        let of = |query| {
-            let query = Query::parse(Some(query)).expect("a query");
-            limit(&query, 5, 10).map_err(|problem| problem.code)
-        };
-        assert_eq!(of(""), Ok(5));
-        assert_eq!(of("limit=10"), Ok(10));
-        for wrong in ["limit=0", "limit=11", "limit=", "limit=x", "limit=-1"] {
-            assert_eq!(of(wrong), Err(Code::QueryInvalid), "{wrong}");
-        }
     }
 }

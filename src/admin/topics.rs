@@ -6,7 +6,7 @@ use http::{Response, StatusCode};
 use serde::Serialize;
 use serde_json::json;
 
-use super::{audit, limit, patiently};
+use super::{audit, patiently};
 use crate::{
     event::{EventId, Topic},
     http::{
@@ -62,7 +62,7 @@ pub(crate) async fn list(app: &Arc<App>, query: Option<&str>) -> Result<Response
     let listing = Listing {
         prefix: query.first("prefix").unwrap_or_default().to_owned(),
         after: query.first("after").unwrap_or_default().to_owned(),
-        limit: limit(&query, LIMIT, MOST)?,
+        limit: query.limit(LIMIT, MOST)?,
     };
     let page = patiently(app.hub.store().topics(&listing)).await?;
     let mut more = page.more;

@@ -193,6 +193,8 @@ pub struct Addresses {
 pub struct Rates {
     pub connect: Rate,
     pub publish: Rate,
+    pub poll: Rate,
+    pub message: Rate,
     pub auth_failure: Rate,
     pub connect_per_subject: Rate,
     pub publish_per_subject: Rate,

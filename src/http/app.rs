@@ -202,7 +202,7 @@ impl App {
         let (auth, identity) = (self.auth(), handle.identity());
         let may = auth.current(&identity).is_some_and(|identity| {
             let may = |topic| auth.may(&identity, Right::Subscribe, topic);
-            handle.request.topics.iter().all(may)
+            handle.topics().iter().all(may)
         });
         if !may {
             self.streams.close(handle, CloseReason::AuthExpired);

@@ -13,14 +13,14 @@ use bytes::Bytes;
 use futures_util::stream::Stream;
 use http_body::{Frame, SizeHint};
 
-use super::stream::EventStream;
+use super::sse::SseStream;
 
 /// A response body.
 pub enum Body {
     /// All of it, known beforehand; taken when it has been sent.
     Full(Bytes),
     /// Events.
-    Stream(Box<EventStream>),
+    Stream(Box<SseStream>),
     /// Pieces that come one by one.
     Pieces(Pin<Box<dyn Stream<Item = Bytes> + Send>>),
 }

@@ -35,14 +35,14 @@ use super::{
     patience::Patient,
     problem::{Code, Problem},
     server::{HEADER_BYTES, Peer, Session, URL_BYTES},
-    stream::EventStream,
+    sse::SseStream,
 };
 
 /// What leaves the HTTP library.
-type Takeover = (Response<()>, Box<EventStream>);
+type Takeover = (Response<()>, Box<SseStream>);
 
 /// Serves HTTP/1 until the connection ends, or until it has become a stream: then with the head that begins it.
-pub(super) async fn serve<S>(session: Session, socket: S) -> Option<(S, Box<EventStream>, Vec<u8>)>
+pub(super) async fn serve<S>(session: Session, socket: S) -> Option<(S, Box<SseStream>, Vec<u8>)>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {

@@ -25,6 +25,7 @@ mod malformed;
 mod ndjson;
 pub(crate) mod orders;
 mod patience;
+mod poll;
 pub mod problem;
 mod publish;
 pub mod query;
@@ -32,8 +33,10 @@ mod refusal;
 pub mod reload;
 pub mod server;
 mod sockets;
+pub mod sse;
 pub mod stream;
 pub mod streams;
+mod subscription;
 pub(crate) mod survey;
 mod ticket;
 pub mod tls;
@@ -121,8 +124,9 @@ const fn route(path: &'static str, allow: &'static str) -> Route {
     Route { path, allow }
 }
 
-const PUBLIC: [Route; 7] = [
+const PUBLIC: [Route; 8] = [
     route("/events", "GET, HEAD, OPTIONS"),
+    route("/poll", "GET, HEAD, OPTIONS"),
     route("/publish", "POST, OPTIONS"),
     route("/ticket", "POST, OPTIONS"),
     route(connections::TOKEN, "POST, OPTIONS"),
@@ -243,6 +247,16 @@ impl Service<Request<Incoming>> for Routes {
             match route.path {
                 "/events" => {
                     events::get(
+                        &app,
+                        &parts.method,
+                        &parts.headers,
+                        parts.uri.query(),
+                        caller,
+                    )
+                    .await
+                }
+                "/poll" => {
+                    poll::get(
                         &app,
                         &parts.method,
                         &parts.headers,

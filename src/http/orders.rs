@@ -127,12 +127,11 @@ async fn obey(app: &Arc<App>, connection: &str, order: Order) -> Result<(), Prob
 
 fn renew(app: &App, connection: &str, identity: Identity) -> Result<(), Problem> {
     let handle = app.streams.find(connection).ok_or_else(not_open)?;
-    let request = &handle.request;
     if !Identity::same_subject(&handle.identity(), &identity) {
         let detail = "the stream belongs to another subject than this token";
         return Err(access::forbidden(detail.into()));
     }
-    access::allowed(&app.auth(), &identity, Right::Subscribe, &request.topics)?;
+    access::allowed(&app.auth(), &identity, Right::Subscribe, &handle.topics())?;
     app.streams.renew(&handle, Arc::new(identity));
     Ok(())
 }

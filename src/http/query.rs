@@ -90,7 +90,7 @@ impl<'a> Query<'a> {
     ///
     /// # Errors
     /// A value that is not known.
-    pub fn stream_options(&self, topics: usize) -> Result<super::stream::StreamOptions, Problem> {
+    pub fn sse_options(&self, topics: usize) -> Result<super::sse::SseOptions, Problem> {
         let envelope = match self.choice("envelope", &["json", "none"])? {
             Some("json") => Envelope::Json,
             _ if topics > 1 => Envelope::Topic,
@@ -98,11 +98,44 @@ impl<'a> Query<'a> {
         };
         let heartbeat = self.choice("heartbeat", &["event", "comment"])? == Some("event");
         let quiet = self.choice("control", &["on", "off"])? == Some("off");
-        Ok(super::stream::StreamOptions {
+        Ok(super::sse::SseOptions {
             envelope,
             heartbeat,
             quiet,
         })
+    }
+
+    /// `limit=`, from 1 to `most`.
+    ///
+    /// # Errors
+    /// Another value.
+    pub fn limit(&self, default: usize, most: usize) -> Result<usize, Problem> {
+        let Some(text) = self.first("limit") else {
+            return Ok(default);
+        };
+        let limit = text.parse().ok();
+        limit
+            .filter(|limit| (1..=most).contains(limit))
+            .ok_or_else(|| {
+                let detail = format!("limit= is a whole number from 1 to {most}");
+                Problem::new(Code::QueryInvalid, detail)
+            })
+    }
+
+    /// `wait=`: how long a poll waits, at most `most`.
+    ///
+    /// # Errors
+    /// What is no duration.
+    pub fn wait(&self, default: Duration, most: Duration) -> Result<Duration, Problem> {
+        let Some(text) = self.first("wait") else {
+            return Ok(default);
+        };
+        humantime_serde::re::humantime::parse_duration(text)
+            .map(|wait| wait.min(most))
+            .map_err(|_| {
+                let detail = format!("wait={}: a duration like 25s was expected", excerpt(text));
+                Problem::new(Code::QueryInvalid, detail)
+            })
     }
 
     /// `refuse=status` or `refuse=stream`.
@@ -356,5 +389,18 @@ mod tests {
             start("since=1970-01-01T00:00:01+9x:00", None),
             Err(Code::SinceInvalid)
         );
+    }
+
+    #[test]
+    fn a_limit_is_a_number_within_bounds() {
+        let of = |query| {
+            let query = Query::parse(Some(query)).expect("a query");
+            query.limit(5, 10).map_err(|problem| problem.code)
+        };
+        assert_eq!(of(""), Ok(5));
+        assert_eq!(of("limit=10"), Ok(10));
+        for wrong in ["limit=0", "limit=11", "limit=", "limit=x", "limit=-1"] {
+            assert_eq!(of(wrong), Err(Code::QueryInvalid), "{wrong}");
+        }
     }
 }

@@ -1,14 +1,13 @@
-//! What a subscriber's stream says, whoever writes it: `$open`, events, keepalives, checkpoints, the end.
+//! What a subscriber's stream says, whoever writes it: the opening, events, keepalives, checkpoints, the end.
 //!
-//! One [`EventStream`] has two kinds of writers: [`super::writer`], which owns the socket, and the body of a response,
-//! where an HTTP library does. Both ask it what comes next and tell it what was written.
+//! One [`EventStream`] has three encodings: server-sent events ([`super::sse`]), WebSocket messages ([`super::ws`]) and the
+//! answer to a poll ([`super::poll`]). Each asks it what comes next and tells it what was written.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     task::{Context, Poll},
 };
 
-use bytes::{Bytes, BytesMut};
 use serde::Serialize;
 
 use super::{
@@ -19,37 +18,55 @@ use super::{
     survey::Standing,
 };
 use crate::{
-    event::{ControlFrame, Envelope, EventId, Frame, Topic},
+    event::{EventId, Frame, Topic},
     hub::{Opening, Read, Subscriber},
     log::{Budget, Gap, Replay},
     telemetry::{CloseReason, traces},
 };
 
 /// What goes out in one go: enough to fill a socket's buffer.
-const BUDGET: Budget = Budget {
+pub(super) const BUDGET: Budget = Budget {
     frames: 256,
     bytes: 64 * 1024,
 };
 
-/// How the client wants its stream.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct StreamOptions {
-    /// How events are written.
-    pub envelope: Envelope,
-    /// `heartbeat=event`: `$heartbeat` instead of a comment.
-    pub heartbeat: bool,
-    /// `control=off`: no `$` event at all.
-    pub quiet: bool,
-}
-
 /// What comes next.
-pub enum Next {
+pub enum Next<C = Control> {
     /// These events: the caller writes them in order and calls [`EventStream::wrote`] for what left.
     Events,
-    /// A frame of the gateway's own, as SSE bytes.
-    Control(Vec<u8>),
+    /// What the gateway itself has to say.
+    Control(C),
+    /// Everything up to the ceiling has been read.
+    Reached,
     /// Nothing more: the stream is over.
     End,
+}
+
+/// What the gateway itself says on a stream.
+pub enum Control {
+    /// The stream begins. Always the first.
+    Open(Box<Opening>),
+    /// Events are missing here.
+    Gap(Gap),
+    /// It has caught up; the cursor is here.
+    Live(EventId),
+    /// A topic has ended.
+    End {
+        /// Which.
+        topic: Topic,
+        /// The id of its end.
+        id: EventId,
+        /// Whether the id moves the cursor.
+        moves: bool,
+    },
+    /// Nothing was written for a while. The cursor, where it has moved without an event.
+    Silence(Option<EventId>),
+    /// The cursor has moved without an event.
+    Cursor(EventId),
+    /// The token ends soon; what to say of it, as JSON.
+    AuthExpiring(String),
+    /// The replica drains: the last cursor.
+    Drain(EventId),
 }
 
 enum Phase {
@@ -63,9 +80,10 @@ pub struct EventStream {
     app: Arc<App>,
     subscriber: Subscriber,
     scope: StreamScope,
-    options: StreamOptions,
     phase: Phase,
     waits_here: bool,
+    /// Stays when all its topics have ended: others are about to be added.
+    stays: bool,
     /// The tick of the next keepalive, if nothing is written until then.
     keepalive_at: u64,
     alarm: Option<Alarm>,
@@ -84,7 +102,6 @@ impl EventStream {
         subscriber: Subscriber,
         opening: Opening,
         scope: StreamScope,
-        options: StreamOptions,
     ) -> Self {
         app.metrics.opened(opening.replay.as_str());
         if let Replay::Gap(gap) = &opening.replay {
@@ -105,9 +122,9 @@ impl EventStream {
             app,
             subscriber,
             scope,
-            options,
             phase: Phase::Opening(Box::new(opening)),
             waits_here: false,
+            stays: false,
             keepalive_at: now,
             alarm: None,
             opened_us,
@@ -135,13 +152,33 @@ impl EventStream {
         &self.app
     }
 
-    /// How events are written.
-    pub fn envelope(&self) -> Envelope {
-        self.options.envelope
+    /// Who reads the log for it.
+    pub fn subscriber(&self) -> &Subscriber {
+        &self.subscriber
+    }
+
+    /// The same, to add topics or to take some away.
+    pub fn subscriber_mut(&mut self) -> &mut Subscriber {
+        &mut self.subscriber
+    }
+
+    /// Whether the stream shall go on though all its topics have ended.
+    pub fn stay(&mut self, stays: bool) {
+        self.stays = stays;
     }
 
     /// What comes next; events are put into `frames`, which is empty.
     pub fn poll_next(&mut self, cx: &Context<'_>, frames: &mut Vec<Arc<Frame>>) -> Poll<Next> {
+        self.poll_next_to(EventId::MAX, cx, frames)
+    }
+
+    /// As [`Self::poll_next`], but no event above `ceiling`.
+    pub fn poll_next_to(
+        &mut self,
+        ceiling: EventId,
+        cx: &Context<'_>,
+        frames: &mut Vec<Arc<Frame>>,
+    ) -> Poll<Next> {
         if !std::mem::replace(&mut self.waits_here, true) {
             self.subscriber.wake_here(cx);
             self.scope.handle().wake_here(cx.waker());
@@ -153,7 +190,7 @@ impl EventStream {
                     else {
                         continue;
                     };
-                    return Poll::Ready(Next::Control(self.open(&opening)));
+                    return Poll::Ready(Next::Control(Control::Open(opening)));
                 }
                 Phase::Over => return Poll::Ready(Next::End),
                 Phase::Open => {}
@@ -167,14 +204,8 @@ impl EventStream {
             if self.app.alarms.now() >= self.expiry.next() {
                 match self.expiry.due(&self.app, self.scope.handle()) {
                     Due::Nothing => {}
-                    Due::Tell(_) if self.options.quiet => {}
                     Due::Tell(data) => {
-                        let frame = ControlFrame {
-                            event: Some("$auth_expiring"),
-                            data: Some(&data),
-                            ..ControlFrame::default()
-                        };
-                        return Poll::Ready(Next::Control(frame.encode()));
+                        return Poll::Ready(Next::Control(Control::AuthExpiring(data)));
                     }
                     Due::End => match self.leave(CloseReason::AuthExpired) {
                         Some(last) => return Poll::Ready(Next::Control(last)),
@@ -182,21 +213,33 @@ impl EventStream {
                     },
                 }
             }
-            match self.subscriber.poll_read(cx, frames, BUDGET) {
+            let said = match self.subscriber.poll_read_to(ceiling, cx, frames, BUDGET) {
                 Poll::Ready(Read::Events) => return Poll::Ready(Next::Events),
-                Poll::Ready(read) => {
-                    if let Some(control) = self.control(read) {
-                        return Poll::Ready(Next::Control(control));
-                    }
+                Poll::Ready(Read::Reached) => return Poll::Ready(Next::Reached),
+                Poll::Ready(Read::Over) if !self.stays => {
+                    self.scope.ends(CloseReason::Finished);
+                    self.phase = Phase::Over;
+                    continue;
                 }
-                Poll::Pending => {
-                    if self.app.alarms.now() >= self.keepalive_at {
-                        return Poll::Ready(Next::Control(self.keepalive()));
-                    }
+                Poll::Ready(Read::Gap(gap)) => {
+                    self.app.metrics.gap(gap.reason.as_str());
+                    Control::Gap(gap)
+                }
+                Poll::Ready(Read::Live) => Control::Live(self.subscriber.cursor()),
+                Poll::Ready(Read::End { topic, id, moves }) => Control::End { topic, id, moves },
+                Poll::Ready(Read::Over) | Poll::Pending
+                    if self.app.alarms.now() >= self.keepalive_at =>
+                {
+                    // The setting may be another by now.
+                    self.silence = draw_silence(&self.app);
+                    Control::Silence(self.subscriber.checkpoint())
+                }
+                Poll::Ready(Read::Over) | Poll::Pending => {
                     self.ring_at(self.keepalive_at.min(self.expiry.next()), cx);
                     return Poll::Pending;
                 }
-            }
+            };
+            return Poll::Ready(Next::Control(said));
         }
     }
 
@@ -210,13 +253,18 @@ impl EventStream {
         self.scope.handle().closing()
     }
 
-    /// Ends the stream for `reason`; its last frame, where there is something to say.
-    fn leave(&mut self, reason: CloseReason) -> Option<Vec<u8>> {
+    /// Ends the stream for `reason`; the last that it says, where there is something to say.
+    fn leave(&mut self, reason: CloseReason) -> Option<Control> {
         self.scope.ends(reason);
         self.phase = Phase::Over;
         match reason {
-            CloseReason::Drain => Some(self.farewell()),
-            CloseReason::AuthExpired | CloseReason::Admin => self.checkpoint(),
+            CloseReason::Drain => {
+                self.subscriber.checkpoint();
+                Some(Control::Drain(self.subscriber.cursor()))
+            }
+            CloseReason::AuthExpired | CloseReason::Admin => {
+                self.subscriber.checkpoint().map(Control::Cursor)
+            }
             _ => None,
         }
     }
@@ -267,167 +315,16 @@ impl EventStream {
         self.keepalive_at = self.app.alarms.now() + u64::from(self.silence);
     }
 
-    /// The next piece for a body that an HTTP library writes.
-    pub fn poll_bytes(&mut self, cx: &Context<'_>) -> Poll<Option<Bytes>> {
-        self.scope
-            .handle()
-            .polled_at
-            .store(self.app.alarms.now(), std::sync::atomic::Ordering::Relaxed);
-        let mut frames = Vec::new();
-        let piece = match std::task::ready!(self.poll_next(cx, &mut frames)) {
-            Next::End => return Poll::Ready(None),
-            Next::Control(control) => {
-                let bytes = Bytes::from(control);
-                self.wrote(&[], bytes.len());
-                bytes
-            }
-            Next::Events => {
-                let bytes = match &*frames {
-                    [frame] => frame.sse(self.options.envelope),
-                    frames => {
-                        let mut bytes = BytesMut::with_capacity(
-                            frames.iter().map(|frame| frame.wire_bytes()).sum(),
-                        );
-                        for frame in frames {
-                            bytes.extend_from_slice(&frame.sse(self.options.envelope));
-                        }
-                        bytes.freeze()
-                    }
-                };
-                self.wrote(&frames, bytes.len());
-                bytes
-            }
-        };
-        // From here on nobody may ask for more, and then there is no other way to find out.
+    /// The stream is asked for more by an HTTP library; where it stands once that has been handed over.
+    pub fn polled(&self) {
+        let now = self.app.alarms.now();
+        self.scope.handle().polled_at.store(now, Ordering::Relaxed);
+    }
+
+    /// From here on nobody may ask for more, and then there is no other way to find out where it stands.
+    pub fn handed_over(&self) {
         let standing = self.standing(self.last_write(), false);
         self.scope.handle().answer.note(standing);
-        Poll::Ready(Some(piece))
-    }
-
-    fn open(&self, opening: &Opening) -> Vec<u8> {
-        #[derive(Serialize)]
-        struct Open<'a> {
-            connection: &'a str,
-            replay: &'a str,
-            #[serde(flatten)]
-            gap: Option<GapData<'a>>,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            topics: Option<Vec<&'a Topic>>,
-        }
-        let connection = self.scope.connection();
-        let (gap, topics) = match &opening.replay {
-            Replay::Gap(gap) => (Some(GapData::new(gap)), None),
-            _ => (None, Some(self.subscriber.topics().collect())),
-        };
-        let data = json(&Open {
-            connection: &connection,
-            replay: opening.replay.as_str(),
-            gap,
-            topics,
-        });
-        let frame = ControlFrame {
-            retry_ms: Some(self.app.retry_ms()),
-            id: Some(opening.cursor),
-            event: Some("$open"),
-            data: Some(&data),
-        };
-        self.encode(frame)
-    }
-
-    /// A control frame; with `control=off` only what moves the cursor.
-    fn encode(&self, frame: ControlFrame<'_>) -> Vec<u8> {
-        if self.options.quiet {
-            return ControlFrame {
-                event: None,
-                data: None,
-                ..frame
-            }
-            .encode();
-        }
-        frame.encode()
-    }
-
-    fn control(&mut self, read: Read) -> Option<Vec<u8>> {
-        fn frame<'a>(id: Option<EventId>, event: &'a str, data: &'a str) -> ControlFrame<'a> {
-            ControlFrame {
-                retry_ms: None,
-                id,
-                event: Some(event),
-                data: Some(data),
-            }
-        }
-        match read {
-            Read::Events => None,
-            Read::Gap(gap) => {
-                self.app.metrics.gap(gap.reason.as_str());
-                (!self.options.quiet)
-                    .then(|| frame(None, "$gap", &json(&GapData::new(&gap))).encode())
-            }
-            Read::Live => Some(self.encode(frame(Some(self.subscriber.cursor()), "$live", "{}"))),
-            Read::End { topic, id, moves } => {
-                #[derive(Serialize)]
-                struct End<'a> {
-                    topic: &'a Topic,
-                }
-                if self.options.quiet && !moves {
-                    return None;
-                }
-                Some(self.encode(frame(
-                    moves.then_some(id),
-                    "$end",
-                    &json(&End { topic: &topic }),
-                )))
-            }
-            Read::Over => {
-                self.scope.ends(CloseReason::Finished);
-                self.phase = Phase::Over;
-                None
-            }
-        }
-    }
-
-    /// What fills a silence: the cursor where it has moved without an event, else a comment or a heartbeat.
-    fn keepalive(&mut self) -> Vec<u8> {
-        // The setting may be another by now.
-        self.silence = draw_silence(&self.app);
-        let heartbeat = self.options.heartbeat && !self.options.quiet;
-        let mut bytes = self.checkpoint().unwrap_or_default();
-        if heartbeat {
-            bytes.extend(
-                ControlFrame {
-                    event: Some("$heartbeat"),
-                    data: Some(""),
-                    ..ControlFrame::default()
-                }
-                .encode(),
-            );
-        } else if bytes.is_empty() {
-            bytes.extend_from_slice(b": keepalive\n\n");
-        }
-        bytes
-    }
-
-    /// The cursor, where it has moved without an event.
-    fn checkpoint(&mut self) -> Option<Vec<u8>> {
-        let cursor = self.subscriber.checkpoint()?;
-        Some(self.encode(ControlFrame {
-            retry_ms: None,
-            id: Some(cursor),
-            event: Some("$cursor"),
-            data: Some(""),
-        }))
-    }
-
-    /// The last frame of a stream that is drained: when to come back, and from where.
-    fn farewell(&mut self) -> Vec<u8> {
-        self.subscriber.checkpoint();
-        let id = Some(self.subscriber.cursor());
-        self.encode(ControlFrame {
-            retry_ms: Some(self.app.retry_ms()),
-            id,
-            event: Some("$drain"),
-            data: Some("{}"),
-        })
     }
 }
 
@@ -447,8 +344,9 @@ impl Drop for EventStream {
     }
 }
 
+/// What is said of a gap, in all encodings.
 #[derive(Serialize)]
-struct GapData<'a> {
+pub(super) struct GapData<'a> {
     reason: &'a str,
     topics: &'a [Topic],
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -456,7 +354,7 @@ struct GapData<'a> {
 }
 
 impl<'a> GapData<'a> {
-    fn new(gap: &'a Gap) -> Self {
+    pub(super) fn new(gap: &'a Gap) -> Self {
         Self {
             reason: gap.reason.as_str(),
             topics: &gap.topics,
@@ -465,6 +363,37 @@ impl<'a> GapData<'a> {
     }
 }
 
-fn json(value: &impl Serialize) -> String {
+/// What is said of an opening, in all encodings that keep a connection.
+#[derive(Serialize)]
+pub(super) struct OpenData<'a> {
+    connection: &'a str,
+    replay: &'a str,
+    #[serde(flatten)]
+    gap: Option<GapData<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    topics: Option<Vec<&'a Topic>>,
+}
+
+impl<'a> OpenData<'a> {
+    pub(super) fn new(
+        connection: &'a str,
+        opening: &'a Opening,
+        subscriber: &'a Subscriber,
+    ) -> Self {
+        let (gap, topics) = match &opening.replay {
+            Replay::Gap(gap) => (Some(GapData::new(gap)), None),
+            _ => (None, Some(subscriber.topics().collect())),
+        };
+        Self {
+            connection,
+            replay: opening.replay.as_str(),
+            gap,
+            topics,
+        }
+    }
+}
+
+/// Text with text keys as JSON.
+pub(super) fn json(value: &impl Serialize) -> String {
     serde_json::to_string(value).expect("text with text keys is JSON")
 }

@@ -12,6 +12,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
+use prometheus_client::metrics::gauge::Gauge;
 use slab::Slab;
 use smallvec::SmallVec;
 use tokio::{sync::Notify, time::Instant};
@@ -48,6 +49,8 @@ pub struct Streams {
 pub struct StreamHandle {
     /// What asked for it.
     pub request: StreamRequest,
+    /// What it follows.
+    topics: Mutex<Topics>,
     number: u64,
     /// When it began, in Unix milliseconds.
     pub opened_ms: u64,
@@ -69,6 +72,16 @@ impl StreamHandle {
     /// The number of its connection, in the order in which they began.
     pub(crate) fn number(&self) -> u64 {
         self.number
+    }
+
+    /// What it follows.
+    pub(crate) fn topics(&self) -> Topics {
+        self.topics.lock().clone()
+    }
+
+    /// Whether it follows this topic.
+    pub(crate) fn follows(&self, topic: &Topic) -> bool {
+        self.topics.lock().contains(topic)
     }
 
     /// Why it was asked to end.
@@ -291,6 +304,7 @@ impl Place {
     pub(crate) fn begin(
         self,
         request: StreamRequest,
+        topics: Topics,
         identity: Arc<Identity>,
         kill: Option<CancellationToken>,
     ) -> StreamScope {
@@ -299,6 +313,7 @@ impl Place {
         let handle = Arc::new(StreamHandle {
             identity: Mutex::new(identity),
             request,
+            topics: Mutex::new(topics),
             number,
             opened_ms: unix_ms(SystemTime::now()),
             answer: Answer::default(),
@@ -309,7 +324,7 @@ impl Place {
             owned: AtomicBool::new(false),
         });
         let key = streams.open.lock().insert(handle.clone());
-        streams.metrics.sse_active_connections.inc();
+        handle.request.transport.gauge(&streams.metrics).inc();
         StreamScope {
             place: self,
             handle,
@@ -351,8 +366,42 @@ pub struct StreamRequest {
     pub address: IpAddr,
     /// The id of the request.
     pub request_id: Arc<str>,
-    /// What they follow.
-    pub(crate) topics: SmallVec<[Topic; 1]>,
+    /// What it is written as.
+    pub transport: Transport,
+}
+
+/// What a stream follows; most follow one topic.
+pub(crate) type Topics = SmallVec<[Topic; 1]>;
+
+/// What a stream is written as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// `GET /events`.
+    Sse,
+    /// `GET /ws`.
+    WebSocket,
+    /// `GET /poll`.
+    Poll,
+}
+
+impl Transport {
+    /// As it stands in logs and answers.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Sse => "sse",
+            Self::WebSocket => "ws",
+            Self::Poll => "poll",
+        }
+    }
+
+    /// Counts the open ones.
+    fn gauge(self, metrics: &Metrics) -> &Gauge {
+        match self {
+            Self::Sse => &metrics.sse_active_connections,
+            Self::WebSocket => &metrics.ws_active_connections,
+            Self::Poll => &metrics.waiting_polls,
+        }
+    }
 }
 
 /// From the moment a stream is accepted to its end, which happens once, when this is dropped.
@@ -424,12 +473,16 @@ impl Drop for StreamScope {
         }
         let streams = &self.place.streams;
         streams.open.lock().remove(self.key);
-        streams.metrics.sse_active_connections.dec();
-        streams.metrics.closed(self.reason);
         let request = &self.handle.request;
+        request.transport.gauge(&streams.metrics).dec();
+        // A poll is a request like others, and its line says all of it.
+        if request.transport == Transport::Poll {
+            return;
+        }
+        streams.metrics.closed(self.reason);
         streams.closed.remember(ClosedStream {
             number: self.handle.number,
-            topics: request.topics.clone(),
+            topics: self.handle.topics(),
             address: request.address,
             subject: self.handle.identity().subject().map(|whole| subject(whole)),
             began: self.handle.answer.began(),
@@ -442,6 +495,7 @@ impl Drop for StreamScope {
             request_id = %self.handle.request.request_id,
             address = %self.handle.request.address,
             connection = %self.connection(),
+            transport = request.transport.as_str(),
             duration_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             events = self.events,
             bytes = self.bytes,

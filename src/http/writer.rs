@@ -19,12 +19,7 @@ use std::{
 use bytes::{Buf, Bytes};
 use socket2::SockRef;
 
-use super::{
-    alarm::Alarms,
-    sockets::CountedConnection,
-    stream::{EventStream, Next},
-    wire::Wire,
-};
+use super::{alarm::Alarms, sockets::CountedConnection, sse::SseStream, stream::Next, wire::Wire};
 use crate::{event::Frame, telemetry::CloseReason};
 
 /// What the kernel may hold for a reader that does not read; without it, some megabytes.
@@ -46,7 +41,7 @@ thread_local! {
 /// The task of one stream.
 pub struct StreamWriter<W> {
     wire: W,
-    stream: EventStream,
+    sse: SseStream,
     /// What the socket has not taken of the last write.
     rest: Bytes,
     phase: Phase,
@@ -72,14 +67,14 @@ enum Phase {
 
 impl<W: Wire> StreamWriter<W> {
     /// A writer that begins with `head`.
-    pub fn new(wire: W, stream: EventStream, head: Vec<u8>, connection: CountedConnection) -> Self {
+    pub fn new(wire: W, sse: SseStream, head: Vec<u8>, connection: CountedConnection) -> Self {
         // A larger buffer is no error, only memory.
         let _ = SockRef::from(wire.socket()).set_send_buffer_size(SEND_BUFFER);
-        stream.handle().owned.store(true, Ordering::Relaxed);
-        let progress = stream.app().alarms.now();
+        sse.stream.handle().owned.store(true, Ordering::Relaxed);
+        let progress = sse.stream.app().alarms.now();
         Self {
             wire,
-            stream,
+            sse,
             rest: head.into(),
             phase: Phase::Streaming,
             progress,
@@ -113,7 +108,7 @@ impl<W: Wire> StreamWriter<W> {
     /// Bytes to be written next; the time that they may take begins now.
     fn owe(&mut self, bytes: Bytes) {
         self.rest = bytes;
-        self.progress = self.stream.app().alarms.now();
+        self.progress = self.sse.stream.app().alarms.now();
     }
 
     /// Writes what is left of the last write.
@@ -127,29 +122,29 @@ impl<W: Wire> StreamWriter<W> {
             match written {
                 Ok(count) => {
                     self.rest.advance(count);
-                    self.progress = self.stream.app().alarms.now();
+                    self.progress = self.sse.stream.app().alarms.now();
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.stream.scope().behind(true);
+                    self.sse.stream.scope().behind(true);
                     match self.wire.socket().poll_write_ready(cx) {
                         Poll::Ready(Ok(())) => {}
                         Poll::Ready(Err(_)) => return Poll::Ready(Err(CloseReason::Gone)),
                         Poll::Pending => {
-                            self.stream.answer(self.progress, true);
+                            self.sse.stream.answer(self.progress, true);
                             // There is no way to be polite to a reader that takes nothing.
                             if let Some(reason @ (CloseReason::Cut | CloseReason::Admin)) =
-                                self.stream.handle().closing()
+                                self.sse.stream.handle().closing()
                             {
                                 return Poll::Ready(Err(reason));
                             }
-                            let timeout = self.stream.app().config().stream.write_timeout;
+                            let timeout = self.sse.stream.app().config().stream.write_timeout;
                             // The last progress lay somewhere within its tick: one more makes sure that all of the
                             // time has passed.
                             let deadline = self.progress + u64::from(Alarms::ticks(timeout)) + 1;
-                            if self.stream.app().alarms.now() >= deadline {
+                            if self.sse.stream.app().alarms.now() >= deadline {
                                 return Poll::Ready(Err(CloseReason::Stuck));
                             }
-                            self.stream.ring_at(deadline, cx);
+                            self.sse.stream.ring_at(deadline, cx);
                             return Poll::Pending;
                         }
                     }
@@ -157,13 +152,13 @@ impl<W: Wire> StreamWriter<W> {
                 Err(_) => return Poll::Ready(Err(CloseReason::Gone)),
             }
         }
-        self.stream.scope().behind(false);
+        self.sse.stream.scope().behind(false);
         Poll::Ready(Ok(()))
     }
 
     /// Writes events as far as the socket takes them; of the rest only the frame that was begun is kept.
     fn write_frames(&mut self, frames: &[Arc<Frame>]) -> Result<(), CloseReason> {
-        let envelope = self.stream.envelope();
+        let envelope = self.sse.envelope();
         let written = match frames {
             [frame] => self.wire.try_write(frame.chunk(envelope)),
             // Copied together: a vector of small pieces costs the kernel more than the copy costs us.
@@ -196,8 +191,10 @@ impl<W: Wire> StreamWriter<W> {
             whole += 1;
         }
         // The socket took something, or begins to owe us now.
-        self.progress = self.stream.app().alarms.now();
-        self.stream.wrote(&frames[..whole], taken + self.rest.len());
+        self.progress = self.sse.stream.app().alarms.now();
+        self.sse
+            .stream
+            .wrote(&frames[..whole], taken + self.rest.len());
         Ok(())
     }
 
@@ -214,31 +211,32 @@ impl<W: Wire> StreamWriter<W> {
                         return Poll::Ready(reason);
                     }
                     self.wire.shut_down();
-                    let until = self.stream.app().alarms.now() + u64::from(Alarms::ticks(LINGER));
+                    let until =
+                        self.sse.stream.app().alarms.now() + u64::from(Alarms::ticks(LINGER));
                     self.phase = Phase::Lingering(until);
                     continue;
                 }
                 Phase::Lingering(until) => {
-                    if self.stream.app().alarms.now() >= until {
+                    if self.sse.stream.app().alarms.now() >= until {
                         return Poll::Ready(CloseReason::Finished);
                     }
-                    self.stream.answer(self.progress, false);
-                    self.stream.ring_at(until, cx);
+                    self.sse.stream.answer(self.progress, false);
+                    self.sse.stream.ring_at(until, cx);
                     return Poll::Pending;
                 }
             }
             let mut frames = FRAMES.take();
-            let next = self.stream.poll_next(cx, &mut frames);
+            let next = self.sse.poll_next(cx, &mut frames);
             let outcome = match next {
                 Poll::Pending => None,
                 Poll::Ready(Next::Events) => Some(self.write_frames(&frames)),
                 Poll::Ready(Next::Control(sse)) => {
                     let chunk = chunk(&sse);
-                    self.stream.wrote(&[], chunk.len());
+                    self.sse.stream.wrote(&[], chunk.len());
                     self.owe(chunk.into());
                     Some(Ok(()))
                 }
-                Poll::Ready(Next::End) => {
+                Poll::Ready(Next::End | Next::Reached) => {
                     self.owe(Bytes::from_static(b"0\r\n\r\n"));
                     self.phase = Phase::Ending;
                     Some(Ok(()))
@@ -280,7 +278,7 @@ impl<W: Wire> Future for StreamWriter<W> {
         };
         // A stream that ended by itself has said so; what comes after is only the farewell.
         if this.phase == Phase::Streaming {
-            this.stream.scope().ends(reason);
+            this.sse.stream.scope().ends(reason);
         }
         Poll::Ready(())
     }

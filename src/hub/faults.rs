@@ -453,6 +453,7 @@ async fn follow(
                     }
                 }
                 Read::Gap(gap) => record.push((Instant::now(), Told::Gap(gap))),
+                Read::Reached => unreachable!("these readers have no ceiling"),
                 Read::Live => {
                     let id = reader.subscriber.cursor();
                     cursor = Some(id);

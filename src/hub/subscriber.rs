@@ -26,6 +26,8 @@ pub enum Read {
     Gap(Gap),
     /// The stream has caught up with the frontier, which is now its cursor.
     Live,
+    /// Everything up to the ceiling has been read, and the cursor is there.
+    Reached,
     /// A topic has ended. Its id moves the cursor unless the cursor was past it before.
     End {
         /// Which.
@@ -290,11 +292,23 @@ impl Subscriber {
         frames: &mut Vec<Arc<Frame>>,
         budget: Budget,
     ) -> Poll<Read> {
+        self.poll_read_to(EventId::MAX, cx, frames, budget)
+    }
+
+    /// As [`Self::poll_read`], but nothing above `ceiling`: there it is [`Read::Reached`]. Another subscriber may wait at
+    /// this place to be absorbed.
+    pub fn poll_read_to(
+        &mut self,
+        ceiling: EventId,
+        cx: &Context<'_>,
+        frames: &mut Vec<Arc<Frame>>,
+        budget: Budget,
+    ) -> Poll<Read> {
         let frontier = self.shared.frontier();
         if frontier.epoch != self.epoch {
             return Poll::Ready(self.born_again(frontier.epoch, frontier.born));
         }
-        let mut merge = Merge::new(frontier.id, budget, frames);
+        let mut merge = Merge::new(frontier.id.min(ceiling), budget, frames);
         let mut wait = false;
         for (at, followed) in self.topics.iter_mut().enumerate() {
             // Even if nothing may leave before a page has come, the others are asked for theirs: all are read at once.
@@ -331,7 +345,13 @@ impl Subscriber {
         if !frames.is_empty() {
             return Poll::Ready(Read::Events);
         }
-        if self.topics.iter().all(|followed| followed.end_told) {
+        if ceiling <= frontier.id {
+            self.cursor = self.cursor.max(ceiling);
+            self.clear_to = self.cursor;
+            return Poll::Ready(Read::Reached);
+        }
+        // Who follows nothing at the moment may want to follow something again.
+        if !self.topics.is_empty() && self.topics.iter().all(|followed| followed.end_told) {
             return Poll::Ready(Read::Over);
         }
         self.clear_to = frontier.id;
@@ -341,6 +361,36 @@ impl Subscriber {
             return Poll::Ready(Read::Live);
         }
         Poll::Pending
+    }
+
+    /// Whether it has caught up once, or never had anything to catch up with.
+    pub fn is_live(&self) -> bool {
+        self.live
+    }
+
+    /// Takes over the topics of `other`, if both stand at the same place of the same log; gives it back otherwise. `other`
+    /// is woken where this one is.
+    ///
+    /// # Errors
+    /// `other`, which has to read on first, or this one has to.
+    pub fn absorb(&mut self, mut other: Self) -> Result<(), Self> {
+        if self.cursor != other.cursor || self.epoch != other.epoch {
+            return Err(other);
+        }
+        self.clear_to = self.cursor;
+        self.topics.extend(other.topics.drain(..));
+        Ok(())
+    }
+
+    /// Follows these topics no longer. Those that it does not follow are passed over.
+    pub fn leave(&mut self, topics: &[Topic]) {
+        self.topics.retain(|followed| {
+            let stays = !topics.contains(&followed.log.topic);
+            if !stays && let Some(slot) = followed.slot.take() {
+                followed.log.unregister(slot);
+            }
+            stays
+        });
     }
 
     fn born_again(&mut self, epoch: u32, born: EventId) -> Read {

@@ -196,7 +196,7 @@ async fn known(
     caller.identity = identity;
     let rates = &config.limits.rate;
     match (path, method) {
-        ("/events", &Method::GET) if has_subject => rate::admit(
+        ("/events" | "/ws", &Method::GET) if has_subject => rate::admit(
             &app.rates.connect_per_subject,
             key,
             rates.connect_per_subject,
@@ -222,7 +222,10 @@ fn often(
 ) -> Result<(), Problem> {
     let (rates, key) = (&config.limits.rate, Key::address(caller.address));
     match (path, method) {
-        ("/events", &Method::GET) => rate::admit(
+        ("/poll", &Method::GET) => {
+            rate::admit(&app.rates.poll, key, rates.poll, "limits.rate.poll")
+        }
+        ("/events" | "/ws", &Method::GET) => rate::admit(
             &app.rates.connect,
             key,
             rates.connect,

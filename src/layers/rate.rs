@@ -160,6 +160,8 @@ fn make_room(shard: &mut IndexMap<Key, u64>, key: Key, now: u64) {
 pub(crate) struct Rates {
     pub(crate) connect: Buckets,
     pub(crate) publish: Buckets,
+    pub(crate) poll: Buckets,
+    pub(crate) message: Buckets,
     pub(crate) auth_failure: Buckets,
     pub(crate) connect_per_subject: Buckets,
     pub(crate) publish_per_subject: Buckets,
@@ -184,10 +186,12 @@ impl Rates {
         self.all().iter().map(|buckets| buckets.len()).sum()
     }
 
-    fn all(&self) -> [&Buckets; 5] {
+    fn all(&self) -> [&Buckets; 7] {
         [
             &self.connect,
             &self.publish,
+            &self.poll,
+            &self.message,
             &self.auth_failure,
             &self.connect_per_subject,
             &self.publish_per_subject,

@@ -69,6 +69,10 @@ pub struct Metrics {
     requests: Family<RequestLabels, Histogram, fn() -> Histogram>,
     /// Open SSE streams.
     pub sse_active_connections: Gauge,
+    /// Open WebSocket streams.
+    pub ws_active_connections: Gauge,
+    /// Polls that wait for an event.
+    pub waiting_polls: Gauge,
     /// Open TCP connections, on both listeners.
     pub tcp_connections: Gauge,
     /// Connections closed before a request came, to make room for others.
@@ -169,6 +173,8 @@ impl Metrics {
             })
             .set(1);
         r.register("build_info", "Version and store of this replica", build);
+        let ws_active_connections = gauge(r, "ws_active_connections", "Open WebSocket streams");
+        let waiting_polls = gauge(r, "waiting_polls", "Polls that wait for an event");
         let tcp_connections = gauge(
             r,
             "tcp_connections",
@@ -262,6 +268,8 @@ impl Metrics {
             registry,
             requests,
             sse_active_connections,
+            ws_active_connections,
+            waiting_polls,
             tcp_connections,
             evicted,
             tls,
