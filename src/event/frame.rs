@@ -34,6 +34,7 @@ pub struct Frame {
     plain: OnceLock<Chunk>,
     topic: OnceLock<Chunk>,
     json: OnceLock<Chunk>,
+    message: OnceLock<Bytes>,
 }
 
 /// SSE bytes with an HTTP/1.1 chunk around them.
@@ -54,6 +55,7 @@ impl Frame {
             plain: OnceLock::new(),
             topic: OnceLock::new(),
             json: OnceLock::new(),
+            message: OnceLock::new(),
         }
     }
 
@@ -91,6 +93,18 @@ impl Frame {
     pub fn sse(&self, envelope: Envelope) -> Bytes {
         let chunk = self.form(envelope);
         chunk.bytes.slice(chunk.head..chunk.bytes.len() - 2)
+    }
+
+    /// The frame as a WebSocket message: JSON text. `cursor`, its last member, can be left out.
+    pub fn message(&self, with_cursor: bool) -> Bytes {
+        let message = self.message.get_or_init(|| encode_message(&self.event));
+        if with_cursor {
+            return message.clone();
+        }
+        let cursor = ",\"cursor\":\"\"}".len() + self.event.id.text_len();
+        let mut short = message[..message.len() - cursor].to_vec();
+        short.push(b'}');
+        short.into()
     }
 
     fn form(&self, envelope: Envelope) -> &Chunk {
@@ -165,6 +179,28 @@ fn encode_json(event: &Event) -> Chunk {
     }
     .encode();
     in_chunk(sse.len(), |out| out.extend_from_slice(&sse))
+}
+
+fn encode_message(event: &Event) -> Bytes {
+    #[derive(serde::Serialize)]
+    struct Message<'a> {
+        r#type: &'static str,
+        id: EventId,
+        topic: &'a str,
+        event: &'a str,
+        data: &'a str,
+        cursor: EventId,
+    }
+    let message = Message {
+        r#type: "event",
+        id: event.id,
+        topic: event.topic.as_str(),
+        event: event.kind.as_str(),
+        data: &event.data,
+        cursor: event.id,
+    };
+    let json = serde_json::to_vec(&message).expect("text with text keys is JSON");
+    json.into()
 }
 
 /// Puts `len` bytes, which `fill` writes, into an HTTP/1.1 chunk.

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 use serde_json::value::RawValue;
 
 use super::{EventType, EventTypeError, Topic, TopicError};
@@ -52,6 +52,26 @@ struct Written<'a> {
     key: Option<Cow<'a, str>>,
 }
 
+/// [`Written`] with what a message has besides; a flattened one could not keep `data` as it was written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, expecting = "an object")]
+struct Message<'a> {
+    #[serde(rename = "type")]
+    _kind: IgnoredAny,
+    #[serde(rename = "ref", default)]
+    _reference: Option<IgnoredAny>,
+    #[serde(borrow)]
+    topic: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    event: Option<Cow<'a, str>>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    data: Option<&'a RawValue>,
+    #[serde(default)]
+    end: bool,
+    #[serde(borrow)]
+    key: Option<Cow<'a, str>>,
+}
+
 fn present<'de, D: serde::Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<&'de RawValue>, D::Error> {
@@ -70,7 +90,25 @@ impl PublishItem {
             let error = <serde_json::Error as serde::de::Error>::custom("this is an array");
             return Err(error.into());
         }
-        let written: Written<'_> = serde_json::from_str(json)?;
+        Self::read(serde_json::from_str(json)?)
+    }
+
+    /// Reads one event from a WebSocket message, which has a `type` and may have a `ref` besides.
+    ///
+    /// # Errors
+    /// As [`Self::from_json`].
+    pub fn from_message(json: &str) -> Result<Self, PublishItemError> {
+        let message: Message<'_> = serde_json::from_str(json)?;
+        Self::read(Written {
+            topic: message.topic,
+            event: message.event,
+            data: message.data,
+            end: message.end,
+            key: message.key,
+        })
+    }
+
+    fn read(written: Written<'_>) -> Result<Self, PublishItemError> {
         let data = match written.data.map(RawValue::get) {
             None => (!written.end).then(Box::default),
             Some(text) if text.starts_with('"') => {

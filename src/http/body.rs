@@ -13,7 +13,7 @@ use bytes::Bytes;
 use futures_util::stream::Stream;
 use http_body::{Frame, SizeHint};
 
-use super::sse::SseStream;
+use super::{sse::SseStream, ws::Accepted};
 
 /// A response body.
 pub enum Body {
@@ -21,6 +21,8 @@ pub enum Body {
     Full(Bytes),
     /// Events.
     Stream(Box<SseStream>),
+    /// The other protocol that the connection changes to.
+    WebSocket(Box<Accepted>),
     /// Pieces that come one by one.
     Pieces(Pin<Box<dyn Stream<Item = Bytes> + Send>>),
 }
@@ -43,13 +45,19 @@ impl http_body::Body for Body {
         let piece = match self.get_mut() {
             Self::Full(bytes) => Poll::Ready((!bytes.is_empty()).then(|| std::mem::take(bytes))),
             Self::Stream(stream) => stream.poll_bytes(cx),
+            // Whoever owns the connection has taken it; there is nothing to send here.
+            Self::WebSocket(_) => Poll::Ready(None),
             Self::Pieces(pieces) => pieces.as_mut().poll_next(cx),
         };
         piece.map(|piece| piece.map(|bytes| Ok(Frame::data(bytes))))
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(self, Self::Full(bytes) if bytes.is_empty())
+        match self {
+            Self::Full(bytes) => bytes.is_empty(),
+            Self::WebSocket(_) => true,
+            _ => false,
+        }
     }
 
     fn size_hint(&self) -> SizeHint {

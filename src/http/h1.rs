@@ -12,9 +12,10 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::{
-    HeaderName, Method, Request, Response, Version,
+    HeaderName, Method, Request, Response, StatusCode, Version,
     header::{DATE, EXPECT, TRANSFER_ENCODING, UPGRADE},
 };
 use hyper::{
@@ -36,18 +37,34 @@ use super::{
     problem::{Code, Problem},
     server::{HEADER_BYTES, Peer, Session, URL_BYTES},
     sse::SseStream,
+    ws::{Accepted, handshake},
 };
 
-/// What leaves the HTTP library.
-type Takeover = (Response<()>, Box<SseStream>);
+/// What a connection goes on with when it has left the HTTP library.
+pub(super) enum Goes {
+    /// Server-sent events.
+    Sse(Box<SseStream>),
+    /// A WebSocket.
+    WebSocket(Box<Accepted>),
+}
 
-/// Serves HTTP/1 until the connection ends, or until it has become a stream: then with the head that begins it.
-pub(super) async fn serve<S>(session: Session, socket: S) -> Option<(S, Box<SseStream>, Vec<u8>)>
+/// A socket that has left the HTTP library.
+pub(super) struct Taken<S> {
+    pub(super) socket: S,
+    /// What the library has read of what comes after the request.
+    pub(super) early: Bytes,
+    /// The head of the response, which is yet to be written.
+    pub(super) head: Vec<u8>,
+    pub(super) goes: Goes,
+}
+
+/// Serves HTTP/1 until the connection ends, or until it has become a stream.
+pub(super) async fn serve<S>(session: Session, socket: S) -> Option<Taken<S>>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let Session { app, address, .. } = session.clone();
-    let (takeover, mut taken) = oneshot::channel::<Takeover>();
+    let (takeover, mut taken) = oneshot::channel::<(Response<()>, Goes)>();
     let takeover = Arc::new(parking_lot::Mutex::new(Some(takeover)));
     let answering = Answering::default();
     let socket = Worded::new(
@@ -72,14 +89,17 @@ where
             Box::pin(async move {
                 let response = super::serve(stack, request).await;
                 answering.store(true, Ordering::Relaxed);
-                if !ordinary || !matches!(response.body(), Body::Stream(_)) {
-                    return Ok(response.map(|body| Tracked::new(body, exchange)));
-                }
-                let (parts, Body::Stream(stream)) = response.into_parts() else {
-                    unreachable!("it was a stream a line ago")
+                let (parts, body) = response.into_parts();
+                let goes = match body {
+                    Body::Stream(stream) if ordinary => Goes::Sse(stream),
+                    Body::WebSocket(accepted) if ordinary => Goes::WebSocket(accepted),
+                    body => {
+                        let body = Tracked::new(body, exchange);
+                        return Ok(Response::from_parts(parts, body));
+                    }
                 };
                 if let Some(takeover) = takeover.lock().take() {
-                    let _ = takeover.send((Response::from_parts(parts, ()), stream));
+                    let _ = takeover.send((Response::from_parts(parts, ()), goes));
                 }
                 // The connection's task drops this future together with the connection.
                 std::future::pending().await
@@ -99,10 +119,14 @@ where
     loop {
         tokio::select! {
             biased;
-            Ok((response, stream)) = &mut taken => {
+            Ok((response, goes)) = &mut taken => {
                 let parts = connection.into_parts()?;
-                let socket = parts.io.into_inner().into_inner().into_inner();
-                return Some((socket, stream, head(&response)));
+                return Some(Taken {
+                    socket: parts.io.into_inner().into_inner().into_inner(),
+                    early: parts.read_buf,
+                    head: head(&response),
+                    goes,
+                });
             }
             ended = &mut connection => {
                 let Err(error) = ended else { return None };
@@ -133,13 +157,19 @@ fn is_ordinary(request: &Request<Incoming>) -> bool {
         && request.method() == Method::GET
         && request.body().is_end_stream()
         && !request.headers().contains_key(EXPECT)
-        && !request.headers().contains_key(UPGRADE)
+        && (!request.headers().contains_key(UPGRADE)
+            || handshake::is_wanted(request.version(), request.headers()))
 }
 
-/// The head of a response as bytes, with chunks to follow.
+/// The head of a response as bytes: with chunks to follow, or another protocol.
 fn head(response: &Response<()>) -> Vec<u8> {
     let mut head = Vec::with_capacity(512);
-    head.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
+    let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    head.extend_from_slice(if switches {
+        b"HTTP/1.1 101 Switching Protocols\r\n"
+    } else {
+        b"HTTP/1.1 200 OK\r\n"
+    });
     let line = |head: &mut Vec<u8>, name: &HeaderName, value: &[u8]| {
         head.extend_from_slice(name.as_str().as_bytes());
         head.extend_from_slice(b": ");
@@ -149,7 +179,9 @@ fn head(response: &Response<()>) -> Vec<u8> {
     for (name, value) in response.headers() {
         line(&mut head, name, value.as_bytes());
     }
-    line(&mut head, &TRANSFER_ENCODING, b"chunked");
+    if !switches {
+        line(&mut head, &TRANSFER_ENCODING, b"chunked");
+    }
     line(&mut head, &DATE, http_date().as_bytes());
     head.extend_from_slice(b"\r\n");
     head

@@ -9,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use http::{Request, header::CONNECTION};
+use http::{
+    Request,
+    header::{CONNECTION, UPGRADE},
+};
 use hyper::{body::Incoming, server::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
@@ -72,8 +75,9 @@ where
         });
         async move {
             let mut response = super::serve(stack, request).await;
-            // HTTP/2 has no such header (RFC 9113, 8.2.2).
+            // HTTP/2 has no such headers (RFC 9113, 8.2.2).
             response.headers_mut().remove(CONNECTION);
+            response.headers_mut().remove(UPGRADE);
             if matches!(response.body(), Body::Full(_)) {
                 exchange.answered();
             }

@@ -42,6 +42,7 @@ mod ticket;
 pub mod tls;
 pub mod wire;
 pub mod writer;
+pub mod ws;
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -62,7 +63,7 @@ use self::{
 };
 use crate::{admin, auth::Identity, layers};
 
-pub(crate) use refusal::Refusable;
+pub(crate) use refusal::{Head as RequestHead, Refusable};
 
 /// Which of the two listeners a request came in on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,8 +125,9 @@ const fn route(path: &'static str, allow: &'static str) -> Route {
     Route { path, allow }
 }
 
-const PUBLIC: [Route; 8] = [
+const PUBLIC: [Route; 9] = [
     route("/events", "GET, HEAD, OPTIONS"),
+    route("/ws", "GET, OPTIONS"),
     route("/poll", "GET, HEAD, OPTIONS"),
     route("/publish", "POST, OPTIONS"),
     route("/ticket", "POST, OPTIONS"),
@@ -255,6 +257,7 @@ impl Service<Request<Incoming>> for Routes {
                     )
                     .await
                 }
+                "/ws" => ws::get(&app, &parts, caller).await,
                 "/poll" => {
                     poll::get(
                         &app,

@@ -3,10 +3,13 @@
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderValue, Response, StatusCode,
-    header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE},
+    header::{
+        ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER, SEC_WEBSOCKET_VERSION,
+        UPGRADE, WWW_AUTHENTICATE,
+    },
 };
 
-use super::body::Body;
+use super::{body::Body, ws::handshake};
 use crate::{
     event::{PublishItemError, TopicListError},
     hub::SubscribeError,
@@ -59,13 +62,16 @@ pub enum Code {
     UrlTooLarge,
     RequestMalformed,
     RequestTimeout,
+    UpgradeRequired,
+    MessageInvalid,
+    TopicNotFollowed,
     ConfigInvalid,
     Internal,
 }
 
 impl Code {
     /// All of them.
-    pub const ALL: [Self; 41] = [
+    pub const ALL: [Self; 44] = [
         Self::TopicInvalid,
         Self::TopicMissing,
         Self::TooManyTopics,
@@ -105,6 +111,9 @@ impl Code {
         Self::UrlTooLarge,
         Self::RequestMalformed,
         Self::RequestTimeout,
+        Self::UpgradeRequired,
+        Self::MessageInvalid,
+        Self::TopicNotFollowed,
         Self::ConfigInvalid,
         Self::Internal,
     ];
@@ -268,6 +277,21 @@ impl Code {
                 S::REQUEST_TIMEOUT,
                 "The request did not arrive in time",
             ),
+            Self::UpgradeRequired => (
+                "upgrade_required",
+                S::UPGRADE_REQUIRED,
+                "This route speaks WebSocket",
+            ),
+            Self::MessageInvalid => (
+                "message_invalid",
+                S::BAD_REQUEST,
+                "The message is not valid",
+            ),
+            Self::TopicNotFollowed => (
+                "topic_not_followed",
+                S::CONFLICT,
+                "The topic is not followed on this connection",
+            ),
             Self::ConfigInvalid => (
                 "config_invalid",
                 S::UNPROCESSABLE_ENTITY,
@@ -410,6 +434,15 @@ impl Problem {
         };
         if let Some(challenge) = challenge {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+        }
+        if self.code == Code::UpgradeRequired {
+            // RFC 9110, 15.5.22, and RFC 6455, 4.4.
+            headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+            headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+            headers.insert(
+                SEC_WEBSOCKET_VERSION,
+                HeaderValue::from_static(handshake::VERSION),
+            );
         }
         self.count_down(headers);
         response

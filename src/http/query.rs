@@ -163,38 +163,49 @@ impl<'a> Query<'a> {
                 .and_then(|text| text.trim().parse().ok());
             return Ok((cursor.map_or(Start::Unreadable, Start::after), true));
         }
-        let start = match ["lastEventId", "last_event_id", "lastEventID"]
+        let cursor = ["lastEventId", "last_event_id", "lastEventID"]
             .iter()
-            .find_map(|name| self.first(name).filter(|text| !text.is_empty()))
-        {
-            Some("earliest") => Start::Earliest,
-            Some(text) => match text.parse::<Cursor>() {
-                Ok(cursor) => Start::after(cursor),
-                Err(error) => {
-                    return Err(Problem::new(
-                        Code::CursorInvalid,
-                        format!("lastEventId={}: {error}, or \"earliest\"", excerpt(text)),
-                    ));
-                }
-            },
-            None => match (self.first("since"), self.first("last")) {
-                (Some(text), _) => since(text)?,
-                (None, Some(text)) => match text.parse() {
-                    Ok(count) if count <= MAX_LAST => Start::Last(count),
-                    _ => {
-                        return Err(Problem::new(
-                            Code::QueryInvalid,
-                            format!(
-                                "last={}: a whole number from 0 to {MAX_LAST} was expected",
-                                excerpt(text)
-                            ),
-                        ));
-                    }
-                },
-                (None, None) => Start::Now,
-            },
-        };
+            .find_map(|name| self.first(name).filter(|text| !text.is_empty()));
+        let start = start_of(cursor, self.first("since"), self.first("last"))?;
         Ok((start, false))
+    }
+}
+
+/// Where to start; the first that is present wins.
+///
+/// # Errors
+/// A value that cannot be read.
+pub fn start_of(
+    cursor: Option<&str>,
+    since: Option<&str>,
+    last: Option<&str>,
+) -> Result<Start, Problem> {
+    match cursor {
+        Some("earliest") => return Ok(Start::Earliest),
+        Some(text) => {
+            return match text.parse::<Cursor>() {
+                Ok(cursor) => Ok(Start::after(cursor)),
+                Err(error) => Err(Problem::new(
+                    Code::CursorInvalid,
+                    format!("lastEventId={}: {error}, or \"earliest\"", excerpt(text)),
+                )),
+            };
+        }
+        None => {}
+    }
+    match (since, last) {
+        (Some(text), _) => since_of(text),
+        (None, Some(text)) => match text.parse() {
+            Ok(count) if count <= MAX_LAST => Ok(Start::Last(count)),
+            _ => Err(Problem::new(
+                Code::QueryInvalid,
+                format!(
+                    "last={}: a whole number from 0 to {MAX_LAST} was expected",
+                    excerpt(text)
+                ),
+            )),
+        },
+        (None, None) => Ok(Start::Now),
     }
 }
 
@@ -203,7 +214,7 @@ fn excerpt(text: &str) -> String {
     format!("{:?}", text.chars().take(64).collect::<String>())
 }
 
-fn since(text: &str) -> Result<Start, Problem> {
+fn since_of(text: &str) -> Result<Start, Problem> {
     if let Ok(ms) = text.parse() {
         return Ok(Start::Since(ms));
     }

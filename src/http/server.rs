@@ -18,12 +18,14 @@ use super::{
     Listener, Stack,
     activity::Activity,
     app::App,
-    h1, h2,
+    h1::{self, Goes, Taken},
+    h2,
     handshake::{self, ALPN_H2},
     sockets::{CountedConnection, Sockets},
     tls::Tls,
     wire::TlsWire,
-    writer::StreamWriter,
+    writer::{self, StreamWriter},
+    ws,
 };
 
 pub use super::h2::watch;
@@ -164,17 +166,37 @@ async fn connection(
     };
     match begun {
         Some(Begun::H1(socket)) => {
-            if let Some((socket, stream, head)) = h1::serve(session, socket).await {
-                counted.becomes_stream();
-                connections.spawn(StreamWriter::new(socket, *stream, head, counted));
+            let Some(taken) = h1::serve(session, socket).await else {
+                return;
+            };
+            counted.becomes_stream();
+            let Taken { socket, head, .. } = taken;
+            match taken.goes {
+                Goes::Sse(stream) => {
+                    connections.spawn(StreamWriter::new(socket, *stream, head, counted));
+                }
+                Goes::WebSocket(accepted) => {
+                    writer::limit_send_buffer(&socket);
+                    connections.spawn(ws::run(socket, taken.early, head, *accepted, counted));
+                }
             }
         }
         Some(Begun::H1Secure(socket)) => {
-            if let Some((socket, stream, head)) = h1::serve(session, socket).await {
-                counted.becomes_stream();
-                let (socket, tls) = socket.into_inner();
-                let wire = TlsWire::new(socket, tls);
-                connections.spawn(StreamWriter::new(wire, *stream, head, counted));
+            let Some(taken) = h1::serve(session, socket).await else {
+                return;
+            };
+            counted.becomes_stream();
+            let Taken { socket, head, .. } = taken;
+            match taken.goes {
+                Goes::Sse(stream) => {
+                    let (socket, tls) = socket.into_inner();
+                    let wire = TlsWire::new(socket, tls);
+                    connections.spawn(StreamWriter::new(wire, *stream, head, counted));
+                }
+                Goes::WebSocket(accepted) => {
+                    writer::limit_send_buffer(socket.get_ref().0);
+                    connections.spawn(ws::run(socket, taken.early, head, *accepted, counted));
+                }
             }
         }
         Some(Begun::H2(socket)) => h2::serve(session, socket).await,

@@ -79,6 +79,11 @@ impl StreamHandle {
         self.topics.lock().clone()
     }
 
+    /// It follows others now.
+    pub(super) fn follow(&self, topics: Topics) {
+        *self.topics.lock() = topics;
+    }
+
     /// Whether it follows this topic.
     pub(crate) fn follows(&self, topic: &Topic) -> bool {
         self.topics.lock().contains(topic)
@@ -431,6 +436,16 @@ impl StreamScope {
     /// The metrics it counts into.
     pub fn metrics(&self) -> &Metrics {
         &self.place.streams.metrics
+    }
+
+    /// Why it has ended, or would have by now.
+    pub(crate) fn reason(&self) -> CloseReason {
+        self.reason
+    }
+
+    /// Whether the reader's socket did not take everything at the last look.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.behind.is_some()
     }
 
     /// Why it will have ended.

@@ -18,6 +18,7 @@ use std::{
 
 use bytes::{Buf, Bytes};
 use socket2::SockRef;
+use tokio::net::TcpStream;
 
 use super::{alarm::Alarms, sockets::CountedConnection, sse::SseStream, stream::Next, wire::Wire};
 use crate::{event::Frame, telemetry::CloseReason};
@@ -26,6 +27,11 @@ use crate::{event::Frame, telemetry::CloseReason};
 const SEND_BUFFER: usize = 64 * 1024;
 /// What a client may send on a stream before it is closed.
 const NOISE_LIMIT: u32 = 64 * 1024;
+/// Bounds what the kernel holds for a reader. A larger buffer is no error, only memory.
+pub(super) fn limit_send_buffer(socket: &TcpStream) {
+    let _ = SockRef::from(socket).set_send_buffer_size(SEND_BUFFER);
+}
+
 /// How long the last bytes have to arrive.
 pub(super) const LINGER: Duration = Duration::from_secs(1);
 /// Rounds of one poll; then others have their turn.
@@ -68,8 +74,7 @@ enum Phase {
 impl<W: Wire> StreamWriter<W> {
     /// A writer that begins with `head`.
     pub fn new(wire: W, sse: SseStream, head: Vec<u8>, connection: CountedConnection) -> Self {
-        // A larger buffer is no error, only memory.
-        let _ = SockRef::from(wire.socket()).set_send_buffer_size(SEND_BUFFER);
+        limit_send_buffer(wire.socket());
         sse.stream.handle().owned.store(true, Ordering::Relaxed);
         let progress = sse.stream.app().alarms.now();
         Self {

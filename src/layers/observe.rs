@@ -24,7 +24,7 @@ use crate::{
     auth::Identity,
     config::Config,
     http::{
-        Caller, Refusable,
+        Caller, Refusable, RequestHead,
         app::App,
         body::Body,
         problem::{Code, Problem},
@@ -118,14 +118,14 @@ where
         let route = route_name(request.uri().path());
         let trace = RequestTrace::begin(request.headers(), span_name(method, route));
         let path = (route == "other").then(|| shown(&config, request.uri().path()));
-        let refusable = (route == "/events").then(|| {
-            Refusable::new(
-                config.limits.refuse_as,
-                request.method(),
-                request.headers(),
-                request.uri().query(),
-            )
-        });
+        let head = RequestHead {
+            method: request.method(),
+            version: request.version(),
+            headers: request.headers(),
+            query: request.uri().query(),
+            owned: peer.as_ref().is_some_and(|peer| peer.kill.is_none()),
+        };
+        let refusable = Refusable::of(&app, config.limits.refuse_as, route, &head);
         let peer_address = peer
             .as_ref()
             .map_or_else(|| ([0, 0, 0, 0], 0).into(), |peer| peer.address);

@@ -97,7 +97,7 @@ impl Policy<'_> {
             let cross_site = headers
                 .get("sec-fetch-site")
                 .is_some_and(|site| site == "cross-site");
-            return if cross_site && changes(method) {
+            return if cross_site && changes(method, uri) {
                 Err(forbidden(
                     "a page of another site sent this request without saying which",
                 ))
@@ -116,7 +116,7 @@ impl Policy<'_> {
             return Ok(Some(origin.clone()));
         }
         let own = name.is_some() && name == host && (!self.secure || text.starts_with("https://"));
-        if !own && (self.development || changes(method)) {
+        if !own && (self.development || changes(method, uri)) {
             return Err(forbidden(&format!(
                 "pages of {} may not talk to this gateway: list it in cors.origins",
                 &text.chars().take(128).collect::<String>()
@@ -130,8 +130,13 @@ fn forbidden(detail: &str) -> Problem {
     Problem::new(Code::OriginForbidden, detail)
 }
 
-fn changes(method: &Method) -> bool {
-    !matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
+/// Whether a request could change something. A WebSocket could, and no page has to ask before it opens one.
+fn changes(method: &Method, uri: &Uri) -> bool {
+    match *method {
+        Method::OPTIONS => false,
+        Method::GET | Method::HEAD => uri.path() == "/ws",
+        _ => true,
+    }
 }
 
 /// Development mode: requests from this machine, for this machine, without a proxy in between.
