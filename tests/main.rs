@@ -43,3 +43,4 @@ mod tls;
 #[cfg(feature = "otlp")]
 mod traces;
 mod wire;
+mod ws;

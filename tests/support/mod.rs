@@ -12,6 +12,7 @@ mod redis_server;
 mod sse_client;
 mod tls_client;
 mod token;
+mod ws_client;
 
 use std::{fmt::Display, time::Duration};
 
@@ -26,6 +27,9 @@ pub(crate) use redis_server::{Fsync, RedisConnection, RedisServer, Value};
 pub(crate) use sse_client::{Published, Subscriber, Subscription};
 pub(crate) use tls_client::{Authority, Pair, TlsClient};
 pub(crate) use token::{Claims, JwksServer, Signer, seconds, unsigned};
+pub(crate) use ws_client::{
+    Closed, Frame, Handshake, Received, WebSocket, accept_of, event, opcode, sorted,
+};
 
 /// How long anything may take that should come at once.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
