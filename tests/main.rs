@@ -27,6 +27,7 @@ mod logs;
 mod metrics;
 mod order;
 mod origins;
+mod poll;
 mod producers;
 mod rates;
 mod redis;
