@@ -347,6 +347,11 @@ impl Connection {
     /// The next answer.
     pub(crate) async fn response(&mut self) -> Response {
         let head = self.head().await;
+        self.response_of(head).await
+    }
+
+    /// The rest of the answer that begins with `head`.
+    pub(crate) async fn response_of(&mut self, head: Head) -> Response {
         let what = format!("the whole body that belongs to\n{}", head.raw);
         let body = within(what, self.body(&head)).await;
         Response { head, body }
