@@ -6,6 +6,8 @@ mod history;
 mod replicas;
 mod wait;
 
+pub(crate) use chain::Dice;
+
 use serde_json::json;
 use tidegate::event::EventId;
 

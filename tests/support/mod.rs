@@ -5,6 +5,7 @@
 
 mod chaos_proxy;
 mod edge;
+mod fallback;
 mod gateway;
 mod h2_client;
 mod http;
@@ -13,6 +14,7 @@ mod redis_server;
 mod sse_client;
 mod tls_client;
 mod token;
+mod ws_client;
 
 use std::{fmt::Display, time::Duration};
 
@@ -20,6 +22,7 @@ use tidegate::event::EventId;
 use tokio::time::{Instant, sleep, timeout};
 
 pub(crate) use chaos_proxy::{Aim, ChaosProxy, Way};
+pub(crate) use fallback::{Encoding, Entry, Follower, Place};
 pub(crate) use gateway::{Exit, Gateway, Settings};
 pub(crate) use h2_client::H2Client;
 pub(crate) use http::{Chunks, Connection, Request, Response};
@@ -28,6 +31,9 @@ pub(crate) use redis_server::{Fsync, RedisConnection, RedisServer, Value};
 pub(crate) use sse_client::{Published, Subscriber, Subscription};
 pub(crate) use tls_client::{Authority, Pair, TlsClient};
 pub(crate) use token::{Claims, JwksServer, Signer, seconds, unsigned};
+pub(crate) use ws_client::{
+    Closed, Frame, Handshake, Received, WebSocket, accept_of, event, opcode, sorted,
+};
 
 /// How long anything may take that should come at once.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);

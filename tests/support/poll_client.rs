@@ -400,9 +400,4 @@ impl Gateway {
     pub(crate) async fn poller(&self, topics: &str) -> Poller {
         Poller::begin(self.public, topics).await
     }
-
-    /// Waits until so many places are taken: streams of every encoding, and polls that wait.
-    pub(crate) async fn has_places_taken(&self, count: u32) {
-        self.counts("tidegate_stream_places", &[], count).await;
-    }
 }
