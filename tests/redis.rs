@@ -59,7 +59,7 @@ async fn is_healthy(gateway: &Gateway) {
 }
 
 /// Waits until the gateway is healthy and takes events, after its Redis was away.
-async fn is_back(gateway: &Gateway) {
+pub(crate) async fn is_back(gateway: &Gateway) {
     is_healthy(gateway).await;
     let probe = json!({"topic": "probe", "data": ""}).to_string();
     eventually("the gateway to take events", async || {

@@ -208,6 +208,11 @@ impl H2Client {
     pub(crate) async fn get(&mut self, target: &str) {
         let request = self.request(1, target, &[("accept", "text/event-stream")]);
         self.connection.send(request).await;
+        self.head_of_200().await;
+    }
+
+    /// The head of the answer on stream 1, which must be a 200.
+    pub(crate) async fn head_of_200(&mut self) {
         let head = loop {
             let frame = self.frame().await;
             if frame.stream == 1 {

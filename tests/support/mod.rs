@@ -5,9 +5,11 @@
 
 mod chaos_proxy;
 mod edge;
+mod fallback;
 mod gateway;
 mod h2_client;
 mod http;
+mod poll_client;
 mod redis_server;
 mod sse_client;
 mod tls_client;
@@ -20,9 +22,11 @@ use tidegate::event::EventId;
 use tokio::time::{Instant, sleep, timeout};
 
 pub(crate) use chaos_proxy::{Aim, ChaosProxy, Way};
+pub(crate) use fallback::{Encoding, Entry, Follower, Place};
 pub(crate) use gateway::{Exit, Gateway, Settings};
 pub(crate) use h2_client::H2Client;
 pub(crate) use http::{Chunks, Connection, Request, Response};
+pub(crate) use poll_client::{Poll, Polled, Poller, WaitingPoll};
 pub(crate) use redis_server::{Fsync, RedisConnection, RedisServer, Value};
 pub(crate) use sse_client::{Published, Subscriber, Subscription};
 pub(crate) use tls_client::{Authority, Pair, TlsClient};

@@ -320,7 +320,16 @@ impl Handshake {
 
     /// Opens it, and reads no message yet.
     pub(crate) async fn upgrade(&self) -> WebSocket {
-        let mut connection = self.sent().await;
+        self.upgraded(self.sent().await).await
+    }
+
+    /// The same on a connection that is there already.
+    pub(crate) async fn upgrade_on(&self, mut connection: Connection) -> WebSocket {
+        connection.send(self.bytes()).await;
+        self.upgraded(connection).await
+    }
+
+    async fn upgraded(&self, mut connection: Connection) -> WebSocket {
         let head = connection.head().await;
         if head.status != 101 {
             let answer = connection.response_of(head).await;
