@@ -1,0 +1,1 @@
+import { TidegateSource } from '/tidegate.js';
