@@ -53,14 +53,25 @@ macro_rules! assets {
     };
 }
 
-const ASSETS_COUNT: usize = 6;
+const ASSETS_COUNT: usize = 17;
 
 static ASSETS: [Asset; ASSETS_COUNT] = assets! {
     "/" HTML "console/index.html",
     "/tidegate.js" SCRIPT "clients/js/dist/tidegate.js",
+    "/console/charts.js" SCRIPT "console/charts.js",
     "/console/console.css" STYLE "console/console.css",
+    "/console/detail.js" SCRIPT "console/detail.js",
+    "/console/filter.js" SCRIPT "console/filter.js",
+    "/console/follow.js" SCRIPT "console/follow.js",
     "/console/icon.svg" IMAGE "console/icon.svg",
+    "/console/keys.js" SCRIPT "console/keys.js",
+    "/console/log.js" SCRIPT "console/log.js",
     "/console/main.js" SCRIPT "console/main.js",
+    "/console/publish.js" SCRIPT "console/publish.js",
+    "/console/snippets.js" SCRIPT "console/snippets.js",
+    "/console/state.js" SCRIPT "console/state.js",
+    "/console/table.js" SCRIPT "console/table.js",
+    "/console/text.js" SCRIPT "console/text.js",
     "/console/theme.js" SCRIPT "console/theme.js",
 };
 
