@@ -13,6 +13,7 @@ mod chaos;
 mod cli;
 mod client_address;
 mod config;
+mod console;
 mod corpus;
 mod development;
 mod docs;

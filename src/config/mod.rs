@@ -3,6 +3,7 @@
 //! Loading binds nothing and reads no global: the sources are handed in.
 
 mod check;
+mod console;
 mod dotenv;
 mod environment;
 mod error;
@@ -23,6 +24,7 @@ use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 
+pub use console::{Console, ConsoleSwitch};
 pub use error::{ConfigError, Wrong};
 pub use log_level::{LevelError, LogLevel};
 pub use look::Look;
@@ -63,6 +65,7 @@ pub struct Config {
     pub feed: FeedSettings,
     pub auth: Auth,
     pub cors: Cors,
+    pub console: Console,
     pub log: Log,
     pub traces: Traces,
     /// What was passed over while reading; to be logged once there is a log.
@@ -383,6 +386,15 @@ impl Config {
     /// Whether no auth is configured: then only loopback is served, under the rules of development mode.
     pub fn development(&self) -> bool {
         self.auth.anonymous.is_empty() && !self.knows_tokens()
+    }
+
+    /// Whether the console is served.
+    pub fn console(&self) -> bool {
+        match self.console.enabled {
+            ConsoleSwitch::Auto => self.development(),
+            ConsoleSwitch::On => true,
+            ConsoleSwitch::Off => false,
+        }
     }
 
     /// Whether callers of the public listener can prove who they are.

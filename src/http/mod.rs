@@ -14,6 +14,7 @@ pub mod body;
 mod certificate;
 pub(crate) mod closed;
 mod connections;
+pub(crate) mod console;
 pub mod drain;
 mod events;
 mod expiry;
@@ -61,7 +62,7 @@ use self::{
     body::Body,
     problem::{Code, Problem},
 };
-use crate::{admin, auth::Identity, layers};
+use crate::{admin, auth::Identity, config::Config, layers};
 
 pub(crate) use refusal::{Head as RequestHead, Refusable};
 
@@ -137,6 +138,13 @@ const PUBLIC: [Route; 9] = [
     route("/health/ready", "GET, HEAD, OPTIONS"),
 ];
 
+/// On the public listener, where the settings want it.
+const CONSOLE: [Route; 3] = [
+    route(console::PAGE, "GET, HEAD, OPTIONS"),
+    route(console::CLIENT, "GET, HEAD, OPTIONS"),
+    route(console::ASSET, "GET, HEAD, OPTIONS"),
+];
+
 const ADMIN: [Route; 14] = [
     route("/metrics", "GET, HEAD, OPTIONS"),
     route("/stats", "GET, HEAD, OPTIONS"),
@@ -178,23 +186,28 @@ struct Routes {
     listener: Listener,
 }
 
-fn routes(listener: Listener) -> &'static [Route] {
-    match listener {
-        Listener::Public => &PUBLIC,
-        Listener::Admin => &ADMIN,
-    }
+fn routes(listener: Listener, config: &Config) -> impl Iterator<Item = &'static Route> {
+    let (routes, besides): (&[Route], &[Route]) = match listener {
+        Listener::Public if config.console() => (&PUBLIC, &CONSOLE),
+        Listener::Public => (&PUBLIC, &[]),
+        Listener::Admin => (&ADMIN, &[]),
+    };
+    routes.iter().chain(besides)
 }
 
-fn find(listener: Listener, path: &str) -> Option<(&'static Route, &str)> {
-    routes(listener)
-        .iter()
-        .find_map(|route| Some((route, route.matches(path)?)))
+fn find<'p>(
+    listener: Listener,
+    config: &Config,
+    path: &'p str,
+) -> Option<(&'static Route, &'p str)> {
+    routes(listener, config).find_map(|route| Some((route, route.matches(path)?)))
 }
 
 /// The name of a request's route, for metrics and logs.
 pub(crate) fn route_name(path: &str) -> &'static str {
     PUBLIC
         .iter()
+        .chain(&CONSOLE)
         .chain(&ADMIN)
         .find(|route| route.matches(path).is_some())
         .map_or("other", |route| route.path)
@@ -223,8 +236,9 @@ impl Service<Request<Incoming>> for Routes {
             if listener == Listener::Admin && admin::is_guarded(path) && !asks {
                 admin::guard(caller)?;
             }
-            let Some((route, rest)) = find(listener, path) else {
-                let there: Vec<&str> = routes(listener).iter().map(|route| route.path).collect();
+            let config = app.config();
+            let Some((route, rest)) = find(listener, &config, path) else {
+                let there: Vec<&str> = routes(listener, &config).map(|route| route.path).collect();
                 return Err(Problem::new(
                     Code::NotFound,
                     format!(
@@ -273,6 +287,9 @@ impl Service<Request<Incoming>> for Routes {
                 }
                 "/ticket" => ticket::post(&app, caller).await,
                 connections::TOKEN => connections::renew(&app, caller, rest).await,
+                console::PAGE | console::CLIENT | console::ASSET => {
+                    console::get(path, &parts.headers)
+                }
                 "/health" => Ok(health::report(&app).await),
                 "/health/live" => Ok(health::live()),
                 "/health/ready" => Ok(health::ready(&app)),

@@ -29,6 +29,7 @@ use crate::{
         Caller, Listener,
         app::App,
         body::Body,
+        console,
         problem::{Code, Problem},
         route_name,
     },
@@ -181,8 +182,13 @@ async fn known(
     }
     // Where no token could be good, everybody is served alike, and what a page shows to others does not matter. Operators may
     // have a token anyway.
+    // And the console holds nothing of anybody's: a browser whose cookie is spent has to get the page where another token is
+    // put in.
     let asks = match listener {
-        Listener::Public => config.knows_tokens() && method != Method::OPTIONS && !is_health(path),
+        Listener::Public => {
+            let open = is_health(path) || console::is_part(path);
+            config.knows_tokens() && method != Method::OPTIONS && !open
+        }
         Listener::Admin => admin::is_guarded(path),
     };
     if !asks {
