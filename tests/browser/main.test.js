@@ -8,6 +8,7 @@ import resume from './promises/resume.js';
 import end from './promises/end.js';
 import drain from './promises/drain.js';
 import origin from './promises/origin.js';
+import proxies from './promises/proxies.js';
 import refusal from './promises/refusal.js';
 import away from './promises/away.js';
 import tokens from './promises/token.js';
@@ -28,7 +29,7 @@ describe('real browsers', { concurrency: true }, () => {
       after(() => world.browser?.close());
 
       test('is a browser that can be driven', (t) => t.diagnostic(world.browser.version));
-      for (const promise of [order, resume, end, drain, refusal, away, tokens, origin, wpt]) {
+      for (const promise of [order, resume, end, drain, refusal, away, tokens, origin, wpt, proxies]) {
         promise(world, (sentence, body) => test(sentence, { timeout: TEST_MS }, body));
       }
     });
