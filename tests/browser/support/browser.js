@@ -1,6 +1,8 @@
 // One face for two engines: Chromium through playwright-core, Firefox through puppeteer-core (WebDriver BiDi).
 //
-// A page offers `evaluate(function, argument)`, `screenshot(file)` and `close()`; the argument and the result travel as JSON.
+// A browser gives contexts, which share nothing (cookies, storage, workers); a context opens pages, `open(url)`. A page offers
+// `evaluate(function, argument)`, whose argument and result travel as JSON, `goto(url)`, `reload()`, `back()`,
+// `screenshot(file)` and `close()`.
 
 import { accessSync, constants } from 'node:fs';
 import path from 'node:path';
@@ -65,10 +67,16 @@ async function launchChromium(executablePath) {
   });
   return {
     version: `Chromium ${browser.version()}`,
-    async open(url) {
-      const page = await browser.newPage({ viewport: VIEWPORT });
-      await page.goto(url, { timeout: PAGE_MS });
-      return face(page);
+    async context() {
+      const context = await browser.newContext({ viewport: VIEWPORT, ignoreHTTPSErrors: true });
+      return {
+        async open(url) {
+          const page = await context.newPage();
+          await page.goto(url, { timeout: PAGE_MS });
+          return face(page, { goBack: () => page.goBack({ waitUntil: 'commit' }) });
+        },
+        close: () => bounded('a context to close', context.close(), PAGE_MS),
+      };
     },
     close: () => browser.close(),
   };
@@ -80,6 +88,7 @@ async function launchFirefox(executablePath) {
     browser: 'firefox',
     executablePath,
     headless: true,
+    acceptInsecureCerts: true,
     extraPrefsFirefox: { 'network.dns.localDomains': FOREIGN_HOST },
   });
   // One page after another: Firefox loses a page that it opens while it closes another one.
@@ -91,16 +100,20 @@ async function launchFirefox(executablePath) {
   };
   return {
     version: (await browser.version()).replace('/', ' '),
-    async open(url) {
-      const { context, page } = await inTurn(async () => {
-        // Cookies of its own for each page, as in Chromium, where a page that a browser opens has a context of its own.
-        const context = await browser.createBrowserContext();
-        const page = await context.newPage();
-        await page.setViewport(VIEWPORT);
-        return { context, page };
-      });
-      await page.goto(url, { timeout: PAGE_MS });
-      return face(page, () => inTurn(() => context.close()));
+    async context() {
+      const context = await inTurn(() => browser.createBrowserContext());
+      return {
+        async open(url) {
+          const page = await inTurn(async () => {
+            const page = await context.newPage();
+            await page.setViewport(VIEWPORT);
+            return page;
+          });
+          await page.goto(url, { timeout: PAGE_MS });
+          return face(page, { close: () => inTurn(() => page.close()) });
+        },
+        close: () => bounded('a context to close', inTurn(() => context.close()), PAGE_MS),
+      };
     },
     close: () => browser.close(),
   };
@@ -108,10 +121,13 @@ async function launchFirefox(executablePath) {
 
 const VIEWPORT = { width: 1000, height: 860 };
 
-function face(page, close = () => page.close()) {
+function face(page, { close = () => page.close(), goBack = () => page.goBack() } = {}) {
   return {
     // Both libraries take a function and one argument; what they make of deeper objects differs, JSON does not.
     evaluate: (body, argument) => bounded('the page to answer', page.evaluate(body, argument), PAGE_MS),
+    goto: (url) => bounded(`${url} to load`, page.goto(url, { timeout: PAGE_MS }), PAGE_MS),
+    reload: () => bounded('the page to load again', page.reload({ timeout: PAGE_MS }), PAGE_MS),
+    back: () => bounded('the page before', goBack(), PAGE_MS),
     screenshot: (file) => bounded('a screenshot', page.screenshot({ path: file }), PAGE_MS),
     close: () => bounded('the page to close', close(), PAGE_MS),
   };

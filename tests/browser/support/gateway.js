@@ -132,6 +132,14 @@ export class Gateway {
     if (exit.code !== 0) throw new Error(`the gateway did not exit with 0: ${JSON.stringify(exit)}\n${this.said.slice(-4_000)}`);
   }
 
+  /** `kill -9`: nobody is told anything. */
+  async kill() {
+    const child = this.#child;
+    this.#child = undefined;
+    child.kill('SIGKILL');
+    await bounded('the gateway to end', this.#exit, EXIT_MS);
+  }
+
   /** Ends the process if it still runs, and takes its folder away. */
   async remove() {
     try {
@@ -202,6 +210,12 @@ export class Gateway {
     const lines = (await response.text()).split('\n').filter((line) => line.startsWith('tidegate_refusals_total{'));
     const line = lines.find((one) => one.includes(`code="${code}"`) && one.includes(`shape="${shape}"`));
     return Number(line?.split(' ').at(-1) ?? 0);
+  }
+
+  /** The open connections, as an operator sees them. */
+  async connections() {
+    const response = await fetch(`${this.adminUrl}/admin/connections`, { signal: AbortSignal.timeout(10_000) });
+    return (await response.json()).connections;
   }
 
   get #credentials() {

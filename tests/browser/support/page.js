@@ -2,14 +2,14 @@
 
 import http from 'node:http';
 import { once } from 'node:events';
-import { readFileSync } from 'node:fs';
 import { freePort } from './ports.js';
+import { PAGE_TARGET, fileAt } from './site.js';
 import { until } from './until.js';
 
-/** The page itself, as HTML. */
-export const html = readFileSync(new URL('./page.html', import.meta.url), 'utf8');
-
-/** Serves the page on a loopback port of its own, to the gateway another origin; `/session?token=` puts a token into a cookie. */
+/**
+ * Serves the page on a loopback port of its own, to the gateway another origin; `/session?token=` puts a token into a cookie,
+ * `/redirect?status=&to=` sends to another address, `/relay` passes a stream on.
+ */
 export async function servePage() {
   const server = http.createServer((request, response) => {
     const { pathname, searchParams } = new URL(request.url, 'http://page');
@@ -19,22 +19,50 @@ export async function servePage() {
       response.end();
       return;
     }
-    const found = pathname === '/';
-    response.writeHead(found ? 200 : 404, { 'content-type': 'text/html; charset=utf-8' });
-    response.end(found ? html : '');
+    if (pathname === '/redirect') {
+      response.writeHead(Number(searchParams.get('status')), { location: searchParams.get('to') });
+      response.end();
+      return;
+    }
+    if (pathname === '/relay') {
+      // What a reverse proxy does that serves pages and streams under one origin.
+      const { cookie, connection, host, origin, ...headers } = request.headers;
+      const upstream = http.request(`${site.relay}/events${new URL(request.url, 'http://page').search}`, { headers });
+      upstream.on('response', (answer) => {
+        response.writeHead(answer.statusCode, answer.headers);
+        answer.pipe(response);
+        answer.on('close', () => response.destroy());
+      });
+      upstream.on('error', () => response.destroy());
+      response.on('close', () => upstream.destroy());
+      upstream.end();
+      return;
+    }
+    const file = fileAt(pathname);
+    response.writeHead(file ? 200 : 404, file && { 'content-type': file.type });
+    response.end(file?.body);
   });
   const port = await freePort();
   server.listen(port, '127.0.0.1');
   await once(server, 'listening');
-  return {
+  const site = {
     port,
-    url: `http://127.0.0.1:${port}/`,
+    url: `http://127.0.0.1:${port}${PAGE_TARGET}`,
+    /** Where `/relay` gets its streams from. */
+    relay: undefined,
     async close() {
       server.close();
       server.closeAllConnections();
       await once(server, 'close');
     },
   };
+  return site;
+}
+
+/** Waits until so many streams are open at the gateway. */
+export function connectionsAt(gateway, count, options = {}) {
+  const seen = () => gateway.connections();
+  return until(`${count} open streams`, async () => (await seen()).length === count, { seen, ...options });
 }
 
 /** A page that follows topics. What it has seen is fetched piece by piece and kept here. */

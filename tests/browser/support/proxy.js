@@ -6,12 +6,12 @@
 import net from 'node:net';
 import { once } from 'node:events';
 import { freePort } from './ports.js';
+import { PAGE_TARGET, fileAt } from './site.js';
 import { FrameReader, RequestReader, ResponseReader } from './wire.js';
 
 // A socket that is destroyed in the tick of its last write never delivers it, and the client would then
 // resume before it for ever. So what was forwarded gets this long to reach the browser.
 const DELIVERY_MS = 30;
-const PAGE_TARGET = '/page';
 
 /** One request and what came back: `{method, target, headers, lastEventId, status, responseHeaders, frames, midFrame, closed}`. */
 class Exchange {
@@ -33,6 +33,11 @@ class Exchange {
 
   get midFrame() {
     return this.#reader.midFrame;
+  }
+
+  /** The bytes of a frame that has not ended, a character for each. */
+  get unfinished() {
+    return this.#reader.unfinished;
   }
 
   /** Frames of one event type. */
@@ -57,18 +62,18 @@ export class Proxy {
   refused = 0;
   #server;
   #target;
-  #page;
+  /** Whether what the gateway answers is passed on byte by byte. */
+  drips = false;
   #away = undefined;
   #clients = new Set();
   #held = [];
   #connections = new Set();
   #cut = undefined;
 
-  /** Before the gateway on port `target`; serves the HTML `page` at `pageUrl`. */
-  static async to(target, page) {
+  /** Before the gateway on port `target`; serves the pages of the tests, too, at `pageUrl`. */
+  static async to(target) {
     const proxy = new Proxy();
     proxy.#target = target;
-    proxy.#page = page;
     proxy.port = await freePort();
     proxy.#server = net.createServer((client) => proxy.#accept(client));
     proxy.#server.listen(proxy.port, '127.0.0.1');
@@ -123,9 +128,18 @@ export class Proxy {
    * Resolves with the exchange that was cut.
    */
   cutInsideFrame(bytes) {
+    let left = bytes;
+    return this.cutWhen(({ midFrame }) => {
+      left -= 1;
+      return left <= 0 && midFrame;
+    });
+  }
+
+  /** Cuts the stream after the first byte of its body for which `isDue(exchange)` holds; resolves with that exchange. */
+  cutWhen(isDue) {
     if (this.#cut) throw new Error('a cut is already waiting');
     return new Promise((done) => {
-      this.#cut = { left: bytes, done };
+      this.#cut = { isDue, done };
     });
   }
 
@@ -144,10 +158,6 @@ export class Proxy {
 
   #serve(client) {
     client.once('data', (first) => {
-      if (first.toString('latin1').startsWith(`GET ${PAGE_TARGET} `)) {
-        client.end(`HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=utf-8\r\nConnection: close\r\n\r\n${this.#page}`);
-        return;
-      }
       client.pause();
       client.unshift(first);
       const connection = new Connection(client, net.connect(this.#target, '127.0.0.1'), this);
@@ -159,9 +169,7 @@ export class Proxy {
 
   /** Called by a connection after each byte of a stream; true means: not one byte more. */
   isCutDue(exchange) {
-    if (!this.#cut) return false;
-    this.#cut.left -= 1;
-    return this.#cut.left <= 0 && exchange.midFrame;
+    return this.#cut !== undefined && this.#cut.isDue(exchange);
   }
 
   cutHappened(exchange) {
@@ -188,13 +196,20 @@ class Connection {
     gateway.once('connect', () => (reached = true));
 
     const requests = new RequestReader((request) => {
+      const file = request.method === 'GET' && fileAt(request.target);
+      if (file) {
+        // Browsers send a request at a time, so nothing of the gateway is on its way here.
+        client.write(`HTTP/1.1 200 OK\r\nContent-Type: ${file.type}\r\nContent-Length: ${file.body.length}\r\n\r\n`);
+        client.write(file.body);
+        return false;
+      }
       const exchange = new Exchange(request);
       this.#pending.push(exchange);
       proxy.exchanges.push(exchange);
+      return true;
     });
     client.on('data', (bytes) => {
-      requests.push(bytes);
-      if (!gateway.write(bytes)) client.pause();
+      if (!gateway.write(requests.push(bytes))) client.pause();
     });
     gateway.on('drain', () => client.resume());
 
@@ -203,6 +218,7 @@ class Connection {
       onHead: (head) => {
         this.#current = this.#pending.shift();
         this.#current?.respond(head);
+        if (head.status === 101) requests.upgraded = true;
       },
       onBody: (byte) => {
         if (!/event-stream/.test(this.#current?.responseHeaders['content-type'] ?? '')) return;
@@ -225,8 +241,18 @@ class Connection {
           return;
         }
       }
-      if (!client.write(bytes)) gateway.pause();
+      if (proxy.drips) drip(bytes);
+      else if (!client.write(bytes)) gateway.pause();
     });
+    // Each byte in a segment of its own: the next one is written when the system has taken the one before.
+    const drip = (bytes) => {
+      gateway.pause();
+      const next = (at) => {
+        if (at === bytes.length) gateway.resume();
+        else client.write(bytes.subarray(at, at + 1), () => setImmediate(next, at + 1));
+      };
+      next(0);
+    };
     client.on('drain', () => gateway.resume());
 
     client.on('end', () => gateway.end());

@@ -5,7 +5,7 @@ import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { FOREIGN_HOST } from './browser.js';
 import { Gateway } from './gateway.js';
-import { Follower, html, servePage } from './page.js';
+import { Follower, servePage } from './page.js';
 import { Proxy } from './proxy.js';
 import { RedisServer } from './redis.js';
 import { sleep } from './until.js';
@@ -29,17 +29,20 @@ const ORIGINS = {
 };
 
 /**
- * Runs `body` in a scene of its own, `{gateway, proxy, redis, page, say, picture, eventsUrl, besides}`.
+ * Runs `body` in a scene of its own, `{gateway, gateways, front, proxy, pages, redis, tab,
+ * page, say, picture, eventsUrl, besides, neighbour}`.
  *
  * `settings` are `TIDEGATE_...` variables for the gateway, or a function that makes them from the origin of the page.
- * With `redis` the log lives in a server of its own, which a test may kill.
+ * With `redis` the log lives in a server of its own, which a test may kill; `replicas` of the gateway may share it.
+ * `front`, given the ports of the replicas, makes what stands between proxy and gateway; without it there is only the proxy.
  * That the gateway exits with 0 at the end is part of every test.
  */
-export async function scene(t, { engine, browser }, { settings, origin = 'loopback', redis: withRedis = false }, body) {
+export async function scene(t, { engine, browser }, options, body) {
+  const { settings, origin = 'loopback', redis: withRedis = false, replicas = 1, front: makeFront } = options;
   const say = (line) => t.diagnostic(line);
   const closing = [];
   const errors = [];
-  let gateway;
+  let gateway; // the first of the replicas
   let tab;
   const failed = `failed-${t.name.replaceAll(/\W+/g, '-').slice(0, 60)}`;
   const out = (name) => {
@@ -58,31 +61,46 @@ export async function scene(t, { engine, browser }, { settings, origin = 'loopba
       redis = await RedisServer.start();
       closing.push(() => redis.remove());
     }
-    gateway = await Gateway.prepare();
-    closing.push(() => gateway.remove());
-    const proxy = await Proxy.to(gateway.port, html);
+    const gateways = [];
+    for (let n = 0; n < replicas; n += 1) {
+      const one = await Gateway.prepare();
+      closing.push(() => one.remove());
+      gateways.push(one);
+    }
+    [gateway] = gateways;
+    let front;
+    if (makeFront) {
+      front = await makeFront(gateways.map(({ port }) => port));
+      closing.push(() => front.close());
+    }
+    const proxy = await Proxy.to(front?.port ?? gateway.port);
     closing.push(() => proxy.close());
     const pages = await servePage();
     closing.push(() => pages.close());
     const pageUrl = ORIGINS[origin](proxy, pages);
-    Object.assign(gateway.settings, typeof settings === 'function' ? settings(new URL(pageUrl).origin) : settings);
-    if (redis) gateway.settings.TIDEGATE_REDIS__URL = redis.url;
-    await gateway.begin();
-    tab = await browser.open(pageUrl);
-    closing.push(() => tab.close());
+    for (const one of gateways) {
+      Object.assign(one.settings, typeof settings === 'function' ? settings(new URL(pageUrl).origin) : settings);
+      if (redis) one.settings.TIDEGATE_REDIS__URL = redis.url;
+      await one.begin();
+    }
+    const context = await browser.context();
+    closing.push(() => context.close());
+    tab = await context.open(pageUrl);
     const eventsUrl = (...topics) => `${proxy.url}/events?${new URLSearchParams(topics.map((topic) => ['topic', topic]))}`;
     /** Opens a second page, before another port of the gateway; ends with `act`. */
     const besides = async (where, port, act) => {
-      const other = await Proxy.to(port, html);
-      const second = await browser.open(ORIGINS[where](other, pages));
+      const other = await Proxy.to(port);
+      const elsewhere = await browser.context();
       try {
-        await act(new Follower(second), other);
+        await act(new Follower(await elsewhere.open(ORIGINS[where](other, pages))), other);
       } finally {
-        await second.close();
+        await elsewhere.close();
         await other.close();
       }
     };
-    await body({ gateway, proxy, redis, page: new Follower(tab), say, picture, eventsUrl, besides });
+    /** Opens another tab beside the page: same origin, same browser context. */
+    const neighbour = async () => new Follower(await context.open(pageUrl));
+    await body({ gateway, gateways, front, proxy, pages, redis, tab, page: new Follower(tab), say, picture, eventsUrl, besides, neighbour });
   } catch (error) {
     errors.push(error);
     if (tab) await picture(failed).catch(() => {});

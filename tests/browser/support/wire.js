@@ -2,8 +2,13 @@
 //
 // The proxy asks after each byte, because it has to know whether a cut would fall into the middle of a frame.
 
-/** Reads the requests that a client sends over one connection; `onRequest` gets each head once. */
+/**
+ * Reads the requests that a client sends over one connection; `onRequest` gets each head once, and answers whether the request
+ * is to go on to the gateway.
+ */
 export class RequestReader {
+  /** From now on what comes is no HTTP any more, and goes on as it is. */
+  upgraded = false;
   #head = [];
   #body = 0;
   #onRequest;
@@ -12,20 +17,26 @@ export class RequestReader {
     this.#onRequest = onRequest;
   }
 
+  /** Takes bytes from the client, and returns those that go on: whole heads, and bodies as they come. */
   push(bytes) {
+    if (this.upgraded) return bytes;
+    const on = [];
     for (const byte of bytes) {
       if (this.#body > 0) {
         this.#body -= 1;
+        on.push(byte);
         continue;
       }
       this.#head.push(byte);
       if (!endsHead(this.#head)) continue;
-      const { first, headers } = parseHead(this.#head);
+      const head = this.#head;
       this.#head = [];
+      const { first, headers } = parseHead(head);
       this.#body = Number(headers['content-length'] ?? 0);
       const [method, target] = first.split(' ');
-      this.#onRequest({ method, target, headers });
+      if (this.#onRequest({ method, target, headers })) on.push(...head);
     }
+    return Buffer.from(on);
   }
 }
 
@@ -88,6 +99,10 @@ export class ResponseReader {
     const status = Number(first.split(' ')[1]);
     this.#head = [];
     this.#onHead({ status, headers });
+    if (status === 101) {
+      this.#state = 'until close';
+      return;
+    }
     if (status < 200 || status === 204 || status === 304) return; // no body: the next head follows
     if (/chunked/i.test(headers['transfer-encoding'] ?? '')) {
       this.#state = 'chunk size';
@@ -103,17 +118,18 @@ export class ResponseReader {
 /** Reads an event stream; `frames` holds the complete ones as `{id, event, topic, retry, data, comment}`. */
 export class FrameReader {
   frames = [];
+  /** What has come of a frame that has not ended, a character for each byte. */
+  unfinished = '';
   #frame = {};
   #line = [];
-  #touched = false;
 
   /** Whether a frame has begun and not ended. */
   get midFrame() {
-    return this.#touched;
+    return this.unfinished !== '';
   }
 
   byte(byte) {
-    this.#touched = true;
+    this.unfinished += String.fromCharCode(byte);
     if (byte !== LF) {
       this.#line.push(byte);
       return;
@@ -123,7 +139,7 @@ export class FrameReader {
     if (line === '') {
       this.frames.push(this.#frame);
       this.#frame = {};
-      this.#touched = false;
+      this.unfinished = '';
     } else {
       this.#field(line);
     }
