@@ -72,6 +72,8 @@ pub(super) struct Session<S> {
     /// Messages beyond the rate, one after another.
     refused: u32,
     phase: Phase,
+    /// The stream is over: what is under way is finished, nothing more is read.
+    leaving: bool,
     /// Pings that have no answer yet.
     unanswered: u8,
     /// The tick of the next one.
@@ -80,7 +82,6 @@ pub(super) struct Session<S> {
     /// What the socket had taken at the last look, and the tick of that look.
     written: u64,
     progress: u64,
-    counted: u64,
 }
 
 enum Phase {
@@ -135,12 +136,12 @@ where
             answers: VecDeque::new(),
             refused: 0,
             phase: Phase::Open,
+            leaving: false,
             unanswered: 0,
             ping_at: now,
             alarm: None,
             written: 0,
             progress: now,
-            counted: 0,
             app,
         };
         session.heard();
@@ -256,7 +257,7 @@ where
     }
 
     fn say(&mut self, text: String) -> Turn {
-        let bytes = text.len();
+        let bytes = on_the_wire(text.len());
         let turn = self.send(Message::text(text));
         self.stream.wrote(&[], bytes);
         turn
@@ -319,7 +320,7 @@ where
 
     /// Takes one message, if its time has come. Whether there was one.
     fn poll_input(&mut self, cx: &mut Context<'_>) -> Result<bool, Turn> {
-        if self.request.is_some() || !self.answers.is_empty() {
+        if self.leaving || self.request.is_some() || !self.answers.is_empty() {
             return Ok(false);
         }
         let message = match Pin::new(&mut self.socket).poll_next(cx) {
@@ -589,15 +590,18 @@ where
                 Turn::Wait
             }
             Poll::Ready(Next::Events) => {
-                let sent = match self.write(cx, &frames, true) {
-                    Ok(sent) => sent,
+                let (sent, bytes) = match self.write(cx, &frames, true) {
+                    Ok(written) => written,
                     Err(turn) => return turn,
                 };
-                let bytes = self.bytes();
                 self.stream.wrote(&frames[..sent], bytes);
                 Turn::Again
             }
             Poll::Ready(Next::Control(control)) => self.control(control),
+            Poll::Ready(Next::End) if self.request.is_some() => {
+                self.leaving = true;
+                Turn::Wait
+            }
             Poll::Ready(Next::End) => {
                 let reason = self.stream.scope().reason();
                 let (code, word) = match reason {
@@ -618,11 +622,10 @@ where
         let mut frames = Vec::new();
         match joining.poll_read(cx, &mut frames) {
             Poll::Ready(Read::Events) => {
-                let sent = match self.write(cx, &frames, false) {
-                    Ok(sent) => sent,
+                let (sent, bytes) = match self.write(cx, &frames, false) {
+                    Ok(written) => written,
                     Err(turn) => return turn,
                 };
-                let bytes = self.bytes();
                 self.stream.scope().wrote(sent as u64, bytes as u64);
                 self.stream.written();
                 if let Some(joining) = self.joining.front_mut() {
@@ -670,34 +673,30 @@ where
         }
     }
 
-    /// Writes events as far as the socket takes them; the rest is read again. Returns how many.
+    /// Writes events as far as the socket takes them; the rest is read again. Returns how many, and their bytes.
     fn write(
         &mut self,
         cx: &mut Context<'_>,
         frames: &[Arc<Frame>],
         with_cursor: bool,
-    ) -> Result<usize, Turn> {
+    ) -> Result<(usize, usize), Turn> {
+        let mut bytes = 0;
         for (sent, frame) in frames.iter().enumerate() {
             if sent > 0 {
                 match Pin::new(&mut self.socket).poll_ready(cx) {
                     Poll::Ready(Ok(())) => {}
                     Poll::Ready(Err(_)) => return Err(Turn::Over(CloseReason::Gone)),
-                    Poll::Pending => return Ok(sent),
+                    Poll::Pending => return Ok((sent, bytes)),
                 }
             }
-            let text = Utf8Bytes::try_from(frame.message(with_cursor)).expect("JSON is UTF-8");
+            let message = frame.message(with_cursor);
+            bytes += on_the_wire(message.len());
+            let text = Utf8Bytes::try_from(message).expect("JSON is UTF-8");
             if let turn @ Turn::Over(_) = self.send(Message::Text(text)) {
                 return Err(turn);
             }
         }
-        Ok(frames.len())
-    }
-
-    /// What has left since this was last asked.
-    fn bytes(&mut self) -> usize {
-        let written = self.socket.get_ref().written();
-        let bytes = written - std::mem::replace(&mut self.counted, written);
-        usize::try_from(bytes).unwrap_or(usize::MAX)
+        Ok((frames.len(), bytes))
     }
 
     fn control(&mut self, control: Control) -> Turn {
@@ -722,6 +721,16 @@ where
         };
         self.say(text)
     }
+}
+
+/// What a message of so many bytes takes with its head (RFC 6455, 5.2).
+fn on_the_wire(payload: usize) -> usize {
+    payload
+        + match payload {
+            0..=125 => 2,
+            126..=65_535 => 4,
+            _ => 10,
+        }
 }
 
 impl<S> Future for Session<S>
