@@ -1,0 +1,1 @@
+export { TidegateSource } from './source.js';
