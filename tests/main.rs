@@ -30,6 +30,7 @@ mod finished;
 mod functions;
 mod gap;
 mod health;
+mod interop;
 mod keepalive;
 mod limits;
 mod logs;

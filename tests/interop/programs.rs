@@ -1,0 +1,115 @@
+//! Programs in other languages, run where these are installed.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Output},
+    time::Duration,
+};
+
+use tokio::task::spawn_blocking;
+
+use crate::support::within_time;
+
+/// How long packages may take to be fetched and built, where it is the first time, on two busy cores.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Languages that this machine may lack. Rust is there: this is a test of cargo's.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Language {
+    Go,
+    Node,
+    Python,
+}
+
+impl Language {
+    /// Whether it is installed. That it is not is said aloud, and is an error in CI if `scripts/install-test-tools` promises it.
+    pub(crate) async fn is_there(self, what: &str) -> bool {
+        // One after another: some versions of npm are there without a node that can run them.
+        let (programs, promised): (&[(&str, &[&str])], bool) = match self {
+            Self::Go => (&[("go", &["version"])], false),
+            Self::Node => (&[("node", &["--version"]), ("npm", &["--version"])], true),
+            Self::Python => (&[("python3", &["-c", "import venv, ensurepip"])], true),
+        };
+        for (program, arguments) in programs {
+            let mut command = command(program, arguments);
+            let output = spawn_blocking(move || command.output());
+            let output = within_time(PATIENCE, program, output).await.unwrap();
+            if output.is_ok_and(|output| output.status.success()) {
+                continue;
+            }
+            let asked = arguments.join(" ");
+            let why = format!("{what} is not run, because `{program} {asked}` does not work here");
+            assert!(
+                !(promised && option_env!("CI").is_some()),
+                "{why}: run scripts/install-test-tools clients"
+            );
+            println!("passed over: {why}");
+            return false;
+        }
+        true
+    }
+}
+
+/// A program and its arguments.
+pub(crate) fn command(program: impl AsRef<Path>, arguments: &[&str]) -> Command {
+    let mut command = Command::new(program.as_ref());
+    command.args(arguments);
+    command
+}
+
+/// Runs a program to its end.
+pub(crate) async fn run(mut command: Command) -> Output {
+    let what = format!("{command:?}");
+    let output = spawn_blocking(move || command.output());
+    let output = within_time(PATIENCE, &what, output).await.unwrap();
+    output.unwrap_or_else(|error| panic!("{what}: {error}"))
+}
+
+/// Runs a program that has to succeed, and returns what it said.
+pub(crate) async fn must(command: Command) -> String {
+    let what = format!("{command:?}");
+    let output = run(command).await;
+    assert!(output.status.success(), "{what}: {}", said(&output));
+    said(&output)
+}
+
+/// Both of its outputs.
+pub(crate) fn said(output: &Output) -> String {
+    [&output.stdout, &output.stderr]
+        .map(|pipe| String::from_utf8_lossy(pipe))
+        .concat()
+}
+
+/// A Python with packages of its own.
+pub(crate) async fn python(home: &Path, requirements: &Path) -> PathBuf {
+    let path = home.to_str().unwrap();
+    must(command("python3", &["-m", "venv", path])).await;
+    let python = home.join("bin/python");
+    let install = ["-m", "pip", "install", "--quiet", "--no-deps"];
+    let mut install = command(&python, &install);
+    install
+        .args(["--disable-pip-version-check", "--requirement"])
+        .arg(requirements);
+    must(install).await;
+    python
+}
+
+/// The program in `source`, built into the folder `home`.
+pub(crate) async fn go(source: &Path, home: &Path) -> PathBuf {
+    let program = home.join("program");
+    // Without optimisation: on a machine that has not built it before, that is what takes the time.
+    let flags = ["build", "-buildvcs=false", "-gcflags=all=-N -l", "-o"];
+    let mut build = command("go", &flags);
+    build.arg(&program).arg(".").current_dir(source);
+    must(build).await;
+    program
+}
+
+/// The program of the package in `source`, which is a workspace of its own. What has been built stays for the next time.
+pub(crate) async fn rust(source: &Path, name: &str) -> PathBuf {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("programs");
+    let mut build = command(env!("CARGO"), &["build", "--locked", "--quiet"]);
+    build.current_dir(source).arg("--target-dir").arg(&target);
+    must(build).await;
+    target.join("debug").join(name)
+}
