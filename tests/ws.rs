@@ -2,4 +2,14 @@
 //! what only a WebSocket can do: follow and leave topics in mid-stream, and publish.
 
 mod handshake;
+mod leaving;
+mod messages;
+mod places;
+mod protocol;
+mod publish;
+mod random;
+mod refused;
+mod rights;
 mod stream;
+mod subscribe;
+mod watched;

@@ -279,6 +279,11 @@ impl Connection {
         self.stream.shutdown().await.unwrap();
     }
 
+    /// The same, to a peer that may have gone already.
+    pub(crate) async fn try_finish_sending(&mut self) {
+        let _ = self.stream.shutdown().await;
+    }
+
     /// Reads what comes next; nothing means the end. Not bounded.
     pub(crate) async fn read(&mut self) -> Vec<u8> {
         if !self.buffer.is_empty() {

@@ -32,7 +32,7 @@ pub(crate) use sse_client::{Published, Subscriber, Subscription};
 pub(crate) use tls_client::{Authority, Pair, TlsClient};
 pub(crate) use token::{Claims, JwksServer, Signer, seconds, unsigned};
 pub(crate) use ws_client::{
-    Closed, Frame, Handshake, Received, WebSocket, accept_of, event, opcode, sorted,
+    Frame, Handshake, Received, WebSocket, accept_of, event, opcode, sorted,
 };
 
 /// How long anything may take that should come at once.

@@ -203,7 +203,7 @@ pub(crate) enum Received {
     /// A text message, which has to be JSON.
     Message(Value),
     /// A ping; it has been answered, unless the client is told not to.
-    Ping(Vec<u8>),
+    Ping,
     /// A pong.
     Pong(Vec<u8>),
     /// The close.
@@ -433,9 +433,9 @@ impl WebSocket {
         let data = match frame.opcode {
             opcode::PING => {
                 if self.answers_pings {
-                    self.pongs_due.push(frame.payload.clone());
+                    self.pongs_due.push(frame.payload);
                 }
-                return Some(Received::Ping(frame.payload));
+                return Some(Received::Ping);
             }
             opcode::PONG => return Some(Received::Pong(frame.payload)),
             opcode::CLOSE => {
@@ -604,10 +604,15 @@ impl WebSocket {
         loop {
             match self.received().await {
                 Received::Message(message) => return message,
-                Received::Ping(_) | Received::Pong(_) => {}
+                Received::Ping | Received::Pong(_) => {}
                 Received::Close(closed) => panic!("{closed:?}, {}", self.so_far()),
             }
         }
+    }
+
+    /// The next message, if one comes at once or nearly so. Nothing is lost if none does.
+    pub(crate) async fn message_or_silence(&mut self) -> Option<Value> {
+        timeout(SILENCE / 30, self.message()).await.ok()
     }
 
     /// The next message that is more than a checkpoint.
@@ -692,7 +697,7 @@ impl WebSocket {
                     Received::Message(message) => {
                         message["type"] == "cursor" || message["type"] == "live"
                     }
-                    Received::Ping(_) | Received::Pong(_) => true,
+                    Received::Ping | Received::Pong(_) => true,
                     Received::Close(_) => false,
                 };
                 assert!(silent, "wanted silence, got {received:?}");
@@ -711,7 +716,7 @@ impl WebSocket {
         let closed = loop {
             match self.received().await {
                 Received::Message(message) => messages.push(message),
-                Received::Ping(_) | Received::Pong(_) => {}
+                Received::Ping | Received::Pong(_) => {}
                 Received::Close(closed) => break closed,
             }
         };
@@ -759,7 +764,7 @@ impl WebSocket {
             match received {
                 Received::Message(message) => rest.push(message),
                 Received::Close(closed) => self.echo(&closed).await,
-                Received::Ping(_) | Received::Pong(_) => {}
+                Received::Ping | Received::Pong(_) => {}
             }
         }
         rest
@@ -778,6 +783,11 @@ impl WebSocket {
     /// The same, to a peer that may have closed already.
     pub(crate) async fn try_send_bytes(&mut self, bytes: impl AsRef<[u8]>) -> std::io::Result<()> {
         self.connection.try_send(bytes).await
+    }
+
+    /// The same, however long it takes.
+    pub(crate) async fn try_send_patiently(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.connection.try_send_patiently(bytes).await
     }
 
     /// Sends a frame with a mask.
@@ -803,7 +813,7 @@ impl WebSocket {
 
     /// Says that nothing more will be sent (TCP, without a close).
     pub(crate) async fn finish_sending(&mut self) {
-        self.connection.finish_sending().await;
+        self.connection.try_finish_sending().await;
     }
 
     /// Follows topics from now, and reads that they are live; nothing else may be on its way.
@@ -861,7 +871,7 @@ impl WebSocket {
         loop {
             match self.received().await {
                 Received::Message(message) => messages.push(message),
-                Received::Ping(_) | Received::Pong(_) => {}
+                Received::Ping | Received::Pong(_) => {}
                 Received::Close(closed) => {
                     assert_eq!(closed.code, Some(code), "{closed:?}");
                     break;
