@@ -1,6 +1,6 @@
 // One face for two engines: Chromium through playwright-core, Firefox through puppeteer-core (WebDriver BiDi).
 //
-// A page offers `evaluate(function, argument)`, `screenshot(file)` and `close()`; the argument and the result travel as JSON.
+// A page offers `evaluate(function, argument)`, `screenshot(file)`, `close()` and the library's own `page`; the argument and the result travel as JSON.
 
 import { accessSync, constants } from 'node:fs';
 import path from 'node:path';
@@ -110,6 +110,8 @@ const VIEWPORT = { width: 1000, height: 860 };
 
 function face(page, close = () => page.close()) {
   return {
+    /** What the engine's library offers, for what the two have in common beyond this face. */
+    page,
     // Both libraries take a function and one argument; what they make of deeper objects differs, JSON does not.
     evaluate: (body, argument) => bounded('the page to answer', page.evaluate(body, argument), PAGE_MS),
     screenshot: (file) => bounded('a screenshot', page.screenshot({ path: file }), PAGE_MS),
