@@ -4,6 +4,8 @@
 //! Publishers, clients and faults are drawn from a seed, on a clock that does not wait. At the end each client's record is
 //! held against the list of all events that were acknowledged.
 
+mod joins;
+
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     future::poll_fn,
@@ -585,7 +587,8 @@ struct Judge {
     /// What forks took, and when.
     lost: HashMap<(Topic, EventId, Box<str>), Instant>,
     forked: HashSet<Topic>,
-    births: Vec<EventId>,
+    /// When the log was born again, and above which id.
+    births: Vec<(Instant, EventId)>,
     ended: HashSet<Topic>,
 }
 
@@ -607,7 +610,7 @@ impl Judge {
                     }
                     forked.insert(topic);
                 }
-                Loss::Reset(born) => births.push(born),
+                Loss::Reset(born) => births.push((at, born)),
             }
         }
         let topics: Vec<Topic> = truth.ended.lock().drain().collect();
@@ -627,6 +630,11 @@ impl Judge {
     /// Holds what a client was told of one topic against the truth.
     fn judge(&self, client: usize, topic: &Topic, of: usize, record: &Record) {
         let who = format!("client {client}, {topic} of {of}");
+        self.judge_until(&who, topic, None, record);
+    }
+
+    /// The same of a client that gave the topic up when it had everything `until` there.
+    fn judge_until(&self, who: &str, topic: &Topic, until: Option<EventId>, record: &Record) {
         let nothing = BTreeMap::new();
         let entries = self.entries.get(topic).unwrap_or(&nothing);
         let mut begin = None;
@@ -661,7 +669,7 @@ impl Judge {
                         .is_some_and(|known| known.iter().any(|(known, _)| known == data));
                     assert!(known, "{who}: {id} {data} was never acknowledged");
                     assert!(!ended, "{who}: {id} comes after the end");
-                    self.judge_stretch(&who, topic, record, (last, Some(*id)), &gaps, &cursors);
+                    self.judge_stretch(who, topic, record, (last, Some(*id)), &gaps, &cursors);
                     gaps.clear();
                     last = *id;
                     cursors.push((*at, *id));
@@ -682,9 +690,15 @@ impl Judge {
             }
         }
         let over = matches!(record.last(), Some((_, Told::Over)));
+        if let Some(until) = until {
+            // What a gap is about that was told last may lie beyond.
+            let before = Some(until.max(last).next());
+            self.missing(who, topic, record, (last, before), &gaps, &cursors);
+            return;
+        }
         let before = end.filter(|end| over && *end > last);
         if before.is_some() || !over {
-            self.judge_stretch(&who, topic, record, (last, before), &gaps, &cursors);
+            self.judge_stretch(who, topic, record, (last, before), &gaps, &cursors);
         }
         assert!(
             over || ended == self.ended.contains(topic),
@@ -703,10 +717,38 @@ impl Judge {
         gaps: &[GapReason],
         cursors: &[(Instant, EventId)],
     ) {
-        let Some(entries) = self.entries.get(topic) else {
+        if !self.entries.contains_key(topic) {
             assert!(gaps.iter().all(|gap| *gap == GapReason::Reset), "{who}");
             return;
-        };
+        }
+        let (missing, retained_gone) =
+            self.missing(who, topic, record, (after, before), gaps, cursors);
+        for gap in gaps {
+            let justified = match gap {
+                GapReason::Retention => self.storm.keep < usize::MAX && retained_gone,
+                GapReason::Lost => self.forked.contains(topic) || !self.births.is_empty(),
+                GapReason::Reset => !self.births.is_empty(),
+                GapReason::Unknown => false,
+            };
+            assert!(
+                justified,
+                "{who}: told {gap:?} between {after} and {before:?}, where {missing} are missing"
+            );
+        }
+    }
+
+    /// What a client did not get between two events is explained. How many that are, and whether retention took some.
+    fn missing(
+        &self,
+        who: &str,
+        topic: &Topic,
+        record: &Record,
+        (after, before): (EventId, Option<EventId>),
+        gaps: &[GapReason],
+        cursors: &[(Instant, EventId)],
+    ) -> (usize, bool) {
+        let nothing = BTreeMap::new();
+        let entries = self.entries.get(topic).unwrap_or(&nothing);
         let bounds = (
             std::ops::Bound::Excluded(after),
             before.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded),
@@ -723,8 +765,17 @@ impl Judge {
         for (id, texts) in &missing {
             for (data, acknowledged) in *texts {
                 let lost = self.lost.get(&(topic.clone(), **id, data.clone()));
-                let reset = self.births.iter().any(|born| *id < born);
+                let reset = self.births.iter().any(|(_, born)| **id < *born);
                 let told = |reason| gaps.contains(&reason);
+                // Whoever asked for the earliest after that got the earliest that there was.
+                let asked = record.iter().rev().find(
+                    |(_, told)| matches!(told, Told::Opened(opening) if opening.cursor == after),
+                );
+                let asked_later = after == EventId::ZERO
+                    && asked.is_some_and(|(opened, _)| {
+                        let gone = |(at, born): &(Instant, EventId)| at <= opened && **id < *born;
+                        self.births.iter().any(gone)
+                    });
                 let forgiven = lost.is_some_and(|lost| {
                     // Nobody can know that it was, but whoever had been told a cursor past it.
                     let past = |(at, cursor): &(Instant, EventId)| at < lost && cursor >= *id;
@@ -740,6 +791,7 @@ impl Judge {
                 let explained = forgiven
                     || unseen
                     || (at_the_beginning && before.is_some())
+                    || asked_later
                     || (reset && (told(GapReason::Reset) || told(GapReason::Lost)))
                     || (self.forked.contains(topic) && told(GapReason::Lost))
                     || told(GapReason::Retention);
@@ -752,19 +804,7 @@ impl Judge {
                 retained_gone |= lost.is_none();
             }
         }
-        for gap in gaps {
-            let justified = match gap {
-                GapReason::Retention => self.storm.keep < usize::MAX && retained_gone,
-                GapReason::Lost => self.forked.contains(topic) || !self.births.is_empty(),
-                GapReason::Reset => !self.births.is_empty(),
-                GapReason::Unknown => false,
-            };
-            assert!(
-                justified,
-                "{who}: told {gap:?} between {after} and {before:?}, where {} are missing",
-                missing.len()
-            );
-        }
+        (missing.len(), retained_gone)
     }
 }
 
