@@ -5,9 +5,10 @@ import assert from 'node:assert/strict';
 import { assertIncreasing, assertSame } from '../support/log.js';
 import { Nginx, behindNginx } from '../support/nginx.js';
 import { connectionsAt } from '../support/page.js';
+import { Publisher } from '../support/publisher.js';
 import { COMES_BACK_MS } from '../support/refusal.js';
 import { scene } from '../support/scene.js';
-import { sleep, until } from '../support/until.js';
+import { until } from '../support/until.js';
 
 const COUNT = 100;
 // So long that no keepalive can push a frame through a buffer while a test waits for it.
@@ -164,34 +165,6 @@ export default function proxies(world, test) {
       say(`${streams} streams, ${published.length} events in each`);
     });
   });
-}
-
-/** Publishes until `end()`, which tells the ids; what is not acknowledged is repeated under its key. */
-class Publisher {
-  #ids = [];
-  #ending = false;
-  #done;
-
-  constructor(gateways) {
-    this.gateways = gateways;
-    this.#done = this.#publish();
-    this.#done.catch(() => {}); // `end` awaits it; a failure must not end the process before
-  }
-
-  async #publish() {
-    while (!this.#ending) {
-      const key = `${this.#ids.length}`;
-      const { id } = await this.gateways[0].publish({ topic: 'orders', data: key, key });
-      this.#ids.push(id);
-      await sleep(20);
-    }
-  }
-
-  async end() {
-    this.#ending = true;
-    await this.#done;
-    return this.#ids;
-  }
 }
 
 /** The replica that has the one open stream. */

@@ -4,7 +4,7 @@
 // `evaluate(function, argument)`, whose argument and result travel as JSON, `goto(url)`, `reload()`, `back()`,
 // `screenshot(file)`, `close()` and the library's own `page`.
 
-import { accessSync, constants } from 'node:fs';
+import { accessSync, constants, readFileSync, readdirSync } from 'node:fs';
 import path from 'node:path';
 import { bounded } from './until.js';
 
@@ -13,6 +13,16 @@ const PAGE_MS = 30_000;
 
 /** A name that both engines resolve to loopback, so that a page can have an origin that is not a loopback one. */
 export const FOREIGN_HOST = 'foreign.example';
+
+const CHROMIUM_ARGS = [
+  '--no-sandbox', // containers and root have none to offer; only pages of these tests are opened
+  '--disable-gpu',
+  '--disable-background-networking',
+  '--disable-component-update',
+  '--disable-sync',
+  '--no-first-run',
+  `--host-resolver-rules=MAP ${FOREIGN_HOST} 127.0.0.1`,
+];
 
 /** Name of each engine, and how it is started. */
 export const engines = {
@@ -32,6 +42,101 @@ export const engines = {
 export async function launch(engine) {
   const { launch: start } = engines[engine];
   return bounded(`${engine} to start`, start(find(engine)), LAUNCH_MS);
+}
+
+/**
+ * Starts an engine for one test alone, which may put it to sleep. Both engines are driven by puppeteer-core here: what it
+ * launches freezes and keeps pages as the browser of a person does, where playwright-core has them all in the foreground.
+ *
+ * `sleep()` and `wake()` stop and continue the whole browser, as a lid does. A page has besides: `toFront()`, `offline(bool)`,
+ * `freeze()` and `thaw()`, `crash()`.
+ */
+export async function launchAlone(engine) {
+  const { default: puppeteer } = await import('puppeteer-core');
+  const executablePath = find(engine);
+  const firefox = { browser: 'firefox', extraPrefsFirefox: { 'dom.ipc.processPrelaunch.enabled': false } };
+  const chromium = { args: CHROMIUM_ARGS, ignoreDefaultArgs: ['--disable-background-timer-throttling', '--disable-renderer-backgrounding'] };
+  const options = { executablePath, headless: true, acceptInsecureCerts: true, ...(engine === 'firefox' ? firefox : chromium) };
+  const browser = await bounded(`${engine} to start`, puppeteer.launch(options), LAUNCH_MS);
+  const main = browser.process().pid;
+  let asleep = [];
+  return {
+    version: (await browser.version()).replace('/', ' '),
+    async context() {
+      const context = await browser.createBrowserContext();
+      return {
+        async open(url) {
+          const others = descendants(main);
+          const page = await context.newPage();
+          await page.setViewport(VIEWPORT);
+          await page.goto(url, { timeout: PAGE_MS });
+          const moods = engine === 'firefox' ? firefoxMoods(descendants(main).filter((pid) => !others.includes(pid))) : chromiumMoods(await page.createCDPSession());
+          return {
+            ...face(page, { goBack: () => page.evaluate(() => history.back()) }),
+            toFront: () => page.bringToFront(),
+            offline: (value) => page.setOfflineMode(value),
+            ...moods,
+          };
+        },
+        close: async () => {},
+      };
+    },
+    sleep() {
+      asleep = [main, ...descendants(main)];
+      signal(asleep, 'SIGSTOP');
+    },
+    wake() {
+      signal(asleep, 'SIGCONT');
+    },
+    async close() {
+      this.wake();
+      await bounded('the browser to close', browser.close(), PAGE_MS);
+    },
+  };
+}
+
+/** Chromium says itself that a page in the background is frozen. */
+function chromiumMoods(session) {
+  return {
+    freeze: () => session.send('Page.setWebLifecycleState', { state: 'frozen' }),
+    thaw: () => session.send('Page.setWebLifecycleState', { state: 'active' }),
+    crash: () => void session.send('Page.crash').catch(() => {}), // it has nobody left to answer
+  };
+}
+
+/** Firefox has no command for it. Without processes in store each new page has one of its own, which is stopped, or killed. */
+function firefoxMoods(processes) {
+  return {
+    freeze: () => signal(processes, 'SIGSTOP'),
+    thaw: () => signal(processes, 'SIGCONT'),
+    crash: () => signal(processes, 'SIGKILL'),
+  };
+}
+
+/** The processes that have come from this one. */
+function descendants(ancestor) {
+  const children = new Map();
+  for (const entry of readdirSync('/proc').filter((name) => /^\d+$/.test(name))) {
+    try {
+      // The name, in brackets, may hold anything; state and parent come after it.
+      const parent = Number(readFileSync(`/proc/${entry}/stat`, 'latin1').replace(/.*\) /s, '').split(' ')[1]);
+      children.set(parent, [...(children.get(parent) ?? []), Number(entry)]);
+    } catch {
+      // it has ended meanwhile
+    }
+  }
+  const below = (pid) => (children.get(pid) ?? []).flatMap((child) => [child, ...below(child)]);
+  return below(ancestor);
+}
+
+function signal(processes, name) {
+  for (const pid of processes) {
+    try {
+      process.kill(pid, name);
+    } catch (error) {
+      if (error.code !== 'ESRCH') throw error;
+    }
+  }
 }
 
 function find(engine) {
@@ -55,15 +160,7 @@ async function launchChromium(executablePath) {
   const { chromium } = await import('playwright-core');
   const browser = await chromium.launch({
     executablePath,
-    args: [
-      '--no-sandbox', // containers and root have none to offer; only pages of these tests are opened
-      '--disable-gpu',
-      '--disable-background-networking',
-      '--disable-component-update',
-      '--disable-sync',
-      '--no-first-run',
-      `--host-resolver-rules=MAP ${FOREIGN_HOST} 127.0.0.1`,
-    ],
+    args: CHROMIUM_ARGS,
   });
   return {
     version: `Chromium ${browser.version()}`,

@@ -7,18 +7,24 @@ import net from 'node:net';
 import { once } from 'node:events';
 import { freePort } from './ports.js';
 import { PAGE_TARGET, fileAt } from './site.js';
-import { FrameReader, RequestReader, ResponseReader } from './wire.js';
+import { FrameReader, MessageReader, RequestReader, ResponseReader } from './wire.js';
 
 // A socket that is destroyed in the tick of its last write never delivers it, and the client would then
 // resume before it for ever. So what was forwarded gets this long to reach the browser.
 const DELIVERY_MS = 30;
+const FOLLOWED = /^\/(events|ws|poll)\b/;
 
-/** One request and what came back: `{method, target, headers, lastEventId, status, responseHeaders, frames, midFrame, closed}`. */
+/** One request and what came back; of a stream its `frames`, of a WebSocket its `messages`, of anything else its `text`. */
 class Exchange {
   status = undefined;
   responseHeaders = undefined;
   closed = false;
-  #reader = new FrameReader();
+  /** Bytes of the body so far. */
+  bytes = 0;
+  #kind = undefined;
+  #frames = new FrameReader();
+  #messages = new MessageReader();
+  #text = [];
 
   constructor({ method, target, headers }) {
     this.method = method;
@@ -28,16 +34,27 @@ class Exchange {
   }
 
   get frames() {
-    return this.#reader.frames;
+    return this.#frames.frames;
   }
 
+  get messages() {
+    return this.#messages.messages.map((text) => JSON.parse(text));
+  }
+
+  get text() {
+    return Buffer.from(this.#text).toString('utf8');
+  }
+
+  /** Whether a frame, or the one answer, has begun and not ended. */
   get midFrame() {
-    return this.#reader.midFrame;
+    if (this.#kind === 'stream') return this.#frames.midFrame;
+    if (this.#kind === 'messages') return this.#messages.midFrame;
+    return this.bytes > 0 && this.bytes < Number(this.responseHeaders['content-length']);
   }
 
   /** The bytes of a frame that has not ended, a character for each. */
   get unfinished() {
-    return this.#reader.unfinished;
+    return this.#frames.unfinished;
   }
 
   /** Frames of one event type. */
@@ -48,10 +65,15 @@ class Exchange {
   respond({ status, headers }) {
     this.status = status;
     this.responseHeaders = headers;
+    if (status === 101) this.#kind = 'messages';
+    else this.#kind = /event-stream/.test(headers['content-type'] ?? '') ? 'stream' : 'text';
   }
 
   body(byte) {
-    this.#reader.byte(byte);
+    this.bytes += 1;
+    if (this.#kind === 'stream') this.#frames.byte(byte);
+    else if (this.#kind === 'messages') this.#messages.byte(byte);
+    else this.#text.push(byte);
   }
 }
 
@@ -91,7 +113,12 @@ export class Proxy {
 
   /** The requests for a stream, in order. */
   get streams() {
-    return this.exchanges.filter(({ method, target }) => method === 'GET' && target.startsWith('/events'));
+    return this.of('/events');
+  }
+
+  /** The requests for what is followed by some path, in order. */
+  of(path) {
+    return this.exchanges.filter(({ method, target }) => method === 'GET' && target.split('?')[0] === path);
   }
 
   /** Cuts every connection now, also those that a browser has opened ahead and said nothing on; not those that wait. */
@@ -135,7 +162,12 @@ export class Proxy {
     });
   }
 
-  /** Cuts the stream after the first byte of its body for which `isDue(exchange)` holds; resolves with that exchange. */
+  /** From now on nothing passes over the connections that are there, in either direction, and nobody is told. */
+  swallow() {
+    for (const connection of this.#connections) connection.swallow();
+  }
+
+  /** Cuts after the first byte of a stream, a message or a poll's answer for which `isDue(exchange)` holds; resolves with it. */
   cutWhen(isDue) {
     if (this.#cut) throw new Error('a cut is already waiting');
     return new Promise((done) => {
@@ -169,7 +201,7 @@ export class Proxy {
 
   /** Called by a connection after each byte of a stream; true means: not one byte more. */
   isCutDue(exchange) {
-    return this.#cut !== undefined && this.#cut.isDue(exchange);
+    return this.#cut !== undefined && FOLLOWED.test(exchange.target) && this.#cut.isDue(exchange);
   }
 
   cutHappened(exchange) {
@@ -221,7 +253,7 @@ class Connection {
         if (head.status === 101) requests.upgraded = true;
       },
       onBody: (byte) => {
-        if (!/event-stream/.test(this.#current?.responseHeaders['content-type'] ?? '')) return;
+        if (!this.#current) return;
         this.#current.body(byte);
         cutDue = proxy.isCutDue(this.#current);
       },
@@ -264,6 +296,15 @@ class Connection {
     });
     client.on('close', () => this.destroy());
     gateway.on('close', () => this.#end());
+  }
+
+  /** As a network does that has forgotten the connection: bytes go nowhere, and neither end is told. */
+  swallow() {
+    for (const socket of [this.#client, this.#gateway]) {
+      for (const event of ['data', 'end', 'drain']) socket.removeAllListeners(event);
+      socket.on('data', () => {});
+      socket.resume();
+    }
   }
 
   destroy() {

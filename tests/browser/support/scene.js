@@ -3,7 +3,8 @@
 import { mkdirSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { FOREIGN_HOST } from './browser.js';
+import { FOREIGN_HOST, launchAlone } from './browser.js';
+import { Client } from './client.js';
 import { Gateway } from './gateway.js';
 import { Follower, servePage } from './page.js';
 import { Proxy } from './proxy.js';
@@ -29,16 +30,19 @@ const ORIGINS = {
 };
 
 /**
- * Runs `body` in a scene of its own, `{gateway, gateways, front, proxy, pages, redis, tab,
+ * Runs `body` in a scene of its own, `{browser, gateway, gateways, front, proxy, pages, redis, tab,
  * page, say, picture, eventsUrl, besides, neighbour}`.
  *
  * `settings` are `TIDEGATE_...` variables for the gateway, or a function that makes them from the origin of the page.
  * With `redis` the log lives in a server of its own, which a test may kill; `replicas` of the gateway may share it.
  * `front`, given the ports of the replicas, makes what stands between proxy and gateway; without it there is only the proxy.
+ * With `client` the page is one with the client, in place of one with a plain `EventSource`.
+ * With `alone` it plays in a browser of its own, see `launchAlone`; otherwise in the common one.
  * That the gateway exits with 0 at the end is part of every test.
  */
-export async function scene(t, { engine, browser }, options, body) {
-  const { settings, origin = 'loopback', redis: withRedis = false, replicas = 1, front: makeFront } = options;
+export async function scene(t, { engine, browser: common }, options, body) {
+  const { settings, origin = 'loopback', redis: withRedis = false, replicas = 1, front: makeFront, client: withClient = false, alone = false } = options;
+  const Page = withClient ? Client : Follower;
   const say = (line) => t.diagnostic(line);
   const closing = [];
   const errors = [];
@@ -77,12 +81,14 @@ export async function scene(t, { engine, browser }, options, body) {
     closing.push(() => proxy.close());
     const pages = await servePage();
     closing.push(() => pages.close());
-    const pageUrl = ORIGINS[origin](proxy, pages);
+    const pageUrl = ORIGINS[origin](proxy, pages) + (withClient ? '/client' : '');
     for (const one of gateways) {
       Object.assign(one.settings, typeof settings === 'function' ? settings(new URL(pageUrl).origin) : settings);
       if (redis) one.settings.TIDEGATE_REDIS__URL = redis.url;
       await one.begin();
     }
+    const browser = alone ? await launchAlone(engine) : common;
+    if (alone) closing.push(() => browser.close());
     const context = await browser.context();
     closing.push(() => context.close());
     tab = await context.open(pageUrl);
@@ -90,7 +96,7 @@ export async function scene(t, { engine, browser }, options, body) {
     /** Opens a second page, before another port of the gateway; ends with `act`. */
     const besides = async (where, port, act) => {
       const other = await Proxy.to(port);
-      const elsewhere = await browser.context();
+      const elsewhere = await common.context();
       try {
         await act(new Follower(await elsewhere.open(ORIGINS[where](other, pages))), other);
       } finally {
@@ -99,8 +105,11 @@ export async function scene(t, { engine, browser }, options, body) {
       }
     };
     /** Opens another tab beside the page: same origin, same browser context. */
-    const neighbour = async () => new Follower(await context.open(pageUrl));
-    await body({ gateway, gateways, front, proxy, pages, redis, tab, page: new Follower(tab), say, picture, eventsUrl, besides, neighbour });
+    const neighbour = async () => {
+      const other = await context.open(pageUrl);
+      return Object.assign(new Page(other), { tab: other });
+    };
+    await body({ browser, gateway, gateways, front, proxy, pages, redis, tab, page: new Page(tab), say, picture, eventsUrl, besides, neighbour });
   } catch (error) {
     errors.push(error);
     if (tab) await picture(failed).catch(() => {});

@@ -2,6 +2,7 @@
 // gateway is another origin, and by the proxy before the gateway, which makes it the gateway's own.
 
 import { readFileSync } from 'node:fs';
+import { pathToFileURL } from 'node:url';
 
 export const PAGE_TARGET = '/page';
 
@@ -9,6 +10,9 @@ const TYPES = { html: 'text/html; charset=utf-8', js: 'text/javascript; charset=
 const FILES = {
   [PAGE_TARGET]: './page.html',
   [`${PAGE_TARGET}/worker.js`]: './worker.js',
+  [`${PAGE_TARGET}/client`]: './client.html',
+  // What the gateway serves as /tidegate.js; another build of it may be named.
+  [`${PAGE_TARGET}/tidegate.js`]: process.env.TIDEGATE_CLIENT ? pathToFileURL(process.env.TIDEGATE_CLIENT).href : '../../../clients/js/dist/tidegate.js',
 };
 
 /** What stands at the target of a request, `{type, body}`, or undefined where nothing does. */

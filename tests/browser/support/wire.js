@@ -158,6 +158,45 @@ export class FrameReader {
   }
 }
 
+/** Reads what a server sends over a WebSocket; `messages` holds the texts of those that have come whole. */
+export class MessageReader {
+  messages = [];
+  #head = [];
+  #payload = undefined;
+
+  /** Whether a frame has begun and not ended. */
+  get midFrame() {
+    return this.#head.length > 0;
+  }
+
+  byte(byte) {
+    if (this.#payload === undefined) {
+      this.#head.push(byte);
+      const length = payloadLength(this.#head);
+      if (length === undefined) return;
+      this.#payload = { bytes: [], left: length };
+    } else {
+      this.#payload.bytes.push(byte);
+      this.#payload.left -= 1;
+    }
+    if (this.#payload.left > 0) return;
+    // Our server sends no message in pieces.
+    if ((this.#head[0] & 0x0f) === TEXT) this.messages.push(Buffer.from(this.#payload.bytes).toString('utf8'));
+    this.#head = [];
+    this.#payload = undefined;
+  }
+}
+
+/** The length that a frame's head tells (RFC 6455, 5.2; a server's are not masked), or undefined while the head is not whole. */
+function payloadLength(head) {
+  if (head.length < 2) return undefined;
+  const short = head[1] & 0x7f;
+  const more = { 126: 2, 127: 8 }[short] ?? 0;
+  if (head.length < 2 + more) return undefined;
+  return more === 0 ? short : head.slice(2).reduce((sum, byte) => sum * 256 + byte, 0);
+}
+
+const TEXT = 1;
 const LF = 0x0a;
 const CR = 0x0d;
 
