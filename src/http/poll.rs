@@ -94,7 +94,11 @@ struct Collected {
     bytes: usize,
     gap: Option<Gap>,
     ended: Vec<Topic>,
-    /// Something has happened that the client should know at once.
+    /// Where it began.
+    began: EventId,
+    /// There is something that the client should know as soon as everything that there is has been read.
+    news: bool,
+    /// And at once.
     over: bool,
 }
 
@@ -106,6 +110,8 @@ impl Collected {
             bytes: 0,
             gap: None,
             ended: Vec::new(),
+            began: EventId::ZERO,
+            news: false,
             over: false,
         }
     }
@@ -137,7 +143,7 @@ impl Collected {
                 Poll::Pending => {
                     // Before it is live, pages are missing.
                     let complete = stream.subscriber().is_live();
-                    if complete && (now || !self.frames.is_empty() || self.gap.is_some()) {
+                    if complete && (now || self.news) {
                         stream.subscriber_mut().checkpoint();
                         break;
                     }
@@ -156,17 +162,21 @@ impl Collected {
         let bytes = frames.iter().map(|frame| frame.wire_bytes()).sum();
         stream.wrote(frames, bytes);
         self.bytes += bytes;
+        self.news = true;
         self.frames.append(frames);
     }
 
     fn hear(&mut self, control: Control) {
         match control {
             Control::Open(opening) => {
+                self.began = opening.cursor;
                 if let Replay::Gap(gap) = opening.replay {
                     self.gap = Some(gap);
+                    self.news = true;
                 }
             }
             Control::Gap(gap) => {
+                self.news = true;
                 // Behind events, the next poll goes on from there.
                 self.over = !self.frames.is_empty();
                 match &mut self.gap {
@@ -179,9 +189,9 @@ impl Collected {
                     none => *none = Some(gap),
                 }
             }
-            Control::End { topic, moves, .. } => {
+            Control::End { topic, id, .. } => {
                 // An end that the cursor had passed is no news.
-                self.over |= moves;
+                self.news |= id > self.began;
                 self.ended.push(topic);
             }
             Control::Drain(_) => self.over = true,
