@@ -230,8 +230,9 @@ impl EventStream {
                 Poll::Ready(Read::Over) | Poll::Pending
                     if self.app.alarms.now() >= self.keepalive_at =>
                 {
-                    // The setting may be another by now.
+                    // The setting may be another by now. Silence begins anew, also for a client to whom nothing is said.
                     self.silence = draw_silence(&self.app);
+                    self.written();
                     Control::Silence(self.subscriber.checkpoint())
                 }
                 Poll::Ready(Read::Over) | Poll::Pending => {

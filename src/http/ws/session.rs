@@ -711,11 +711,8 @@ where
             Control::Live(cursor) => encode::live(self.stream.subscriber().topics(), cursor),
             Control::End { topic, id, moves } => encode::end(&topic, id, moves.then_some(id)),
             Control::Cursor(cursor) | Control::Silence(Some(cursor)) => encode::cursor(cursor),
-            Control::Silence(None) => {
-                // The ping fills the silence.
-                self.stream.written();
-                return Turn::Again;
-            }
+            // The ping fills the silence.
+            Control::Silence(None) => return Turn::Again,
             Control::AuthExpiring(data) => encode::auth_expiring(&data),
             Control::Drain(cursor) => encode::drain(cursor, retry),
         };
