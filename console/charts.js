@@ -18,10 +18,11 @@ export class Charts {
     this.#lag = parts(lag);
   }
 
-  /** An event has come; `lag` is missing for one of a replay. */
+  /** A live event has come. */
   add(lag) {
     const second = this.#current;
     second.count += 1;
+    // An id of another form has no time in it.
     if (lag === undefined) return;
     second.late += 1;
     second.max = Math.max(second.max, lag);
@@ -65,8 +66,7 @@ export class Charts {
     chart.area.setAttribute('d', `${steps}L${SECONDS} ${HEIGHT}L${x(0)} ${HEIGHT}Z`);
     const now = counts.at(-1);
     const sum = counts.reduce((all, value) => all + value, 0);
-    chart.top.textContent = `${number(top)}/s`;
-    chart.reading.textContent = `${number(now)}/s now, peak ${number(peak)}/s`;
+    chart.reading.textContent = `${number(now)}/s · peak ${number(peak)}/s`;
     chart.text.textContent = `Rate: ${many(now, 'event')} in the last second, at most ${number(peak)} in a second, ${many(sum, 'event')} in ${counts.length} seconds`;
   }
 
@@ -90,16 +90,14 @@ export class Charts {
     chart.line.setAttribute('d', path('median'));
     chart.area.setAttribute('d', path('max'));
     const { median, max } = seen.at(-1);
-    chart.top.textContent = span(highest);
-    chart.reading.textContent = `median ${span(median)}, most ${span(max)}`;
+    chart.reading.textContent = `${span(median)} · peak ${span(highest)}`;
     chart.text.textContent = `Lag: median ${span(median)} and most ${span(max)} in the last second with events; most ${span(highest)} in two minutes`;
   }
 
   #nothing(chart, name) {
     for (const path of [chart.line, chart.area]) path.removeAttribute('d');
-    chart.top.textContent = '';
-    const text = this.#seconds.some(({ count }) => count > 0) ? 'only a replay so far' : 'nothing in two minutes';
-    chart.reading.textContent = text;
+    const text = 'nothing live in two minutes';
+    chart.reading.textContent = '–';
     chart.text.textContent = `${name}: ${text}`;
   }
 }
@@ -109,7 +107,6 @@ const fresh = () => ({ count: 0, late: 0, max: -Infinity, lags: [] });
 const parts = (figure) => ({
   line: figure.querySelector('.line'),
   area: figure.querySelector('.area'),
-  top: figure.querySelector('.top'),
   reading: figure.querySelector('.reading'),
   text: figure.querySelector('title'),
 });

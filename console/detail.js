@@ -1,6 +1,6 @@
 // All of one event. Its data is somebody else's: it only ever becomes text.
 
-import { age, json, moment, pretty, size, span } from './text.js';
+import { json, moment, pretty, size, span } from './text.js';
 
 // Colours cost an element for each token.
 const COLOURED = 100_000;
@@ -32,10 +32,10 @@ export function showData(node, { data }, raw) {
 }
 
 /** Shows what is known of an event beside its data. */
-export function showMeta(node, row, now) {
+export function showMeta(node, row) {
   const facts = [
     ['Id', row.id],
-    ['Time', row.ms === undefined ? 'unknown' : `${moment(row.ms)} (${ago(now - row.ms)})`],
+    ['Time', row.ms === undefined ? 'unknown' : moment(row.ms)],
     ['Arrived', moment(row.at)],
     ['Lag', row.ms === undefined ? 'unknown' : row.replayed ? 'none: from a replay' : span(row.at - row.ms)],
     ['Topic', row.topic],
@@ -51,9 +51,4 @@ export function showMeta(node, row, now) {
       return group;
     }),
   );
-}
-
-function ago(ms) {
-  const text = age(ms);
-  return text === 'now' ? text : `${text} ago`;
 }

@@ -26,6 +26,7 @@ const STATES = {
 };
 
 const HEALTH_MS = 10_000;
+const UNSEEN_MS = 300;
 
 const log = new Log();
 const charts = new Charts($('rate-chart'), $('lag-chart'));
@@ -33,6 +34,8 @@ const types = new Set();
 let topics = [];
 let received = 0;
 let dirty = false;
+let frame = 0;
+let timer = 0;
 let added = 0;
 /** How far the gateway's clock is ahead of ours, and how sure that is. */
 let skew = { ms: 0, within: Infinity };
@@ -43,7 +46,7 @@ const follow = new Follow({
   row(row) {
     if (row.kind === 'event') {
       received += 1;
-      charts.add(row.replayed || row.ms === undefined ? undefined : row.at - row.ms);
+      if (!row.replayed) charts.add(row.ms === undefined ? undefined : row.at - row.ms);
       if (!types.has(row.type) && types.size < 100) {
         types.add(row.type);
         option('known-types', row.type);
@@ -70,14 +73,17 @@ const table = new Table({
   now: () => Date.now() + (Number.isFinite(skew.within) ? skew.ms : 0),
 });
 
-/** Draws once for all that has come until the next frame; a page that nobody sees draws nothing. */
+/** Draws once for all that has come until the next frame. A page that nobody sees gets no frames, but has to stay bounded, too. */
 function later() {
   if (dirty) return;
   dirty = true;
-  requestAnimationFrame(draw);
+  frame = requestAnimationFrame(draw);
+  timer = setTimeout(draw, UNSEEN_MS);
 }
 
 function draw() {
+  cancelAnimationFrame(frame);
+  clearTimeout(timer);
   dirty = false;
   const gone = log.trim();
   table.draw({ added, gone });
@@ -85,11 +91,6 @@ function draw() {
   newest();
   counts();
 }
-
-// Nobody draws for a page in the background, but what came has to be bounded there, too.
-setInterval(() => {
-  if (document.hidden) log.trim();
-}, 2000);
 
 function newest() {
   const button = $('newest');
@@ -371,7 +372,7 @@ function choose(row, show = false) {
   if (event) {
     showData($('detail-data'), event, raw);
     $('detail-data').scrollTop = 0;
-    showMeta($('detail-meta'), event, Date.now());
+    showMeta($('detail-meta'), event);
   }
   if (row && show) {
     tab('event');

@@ -130,6 +130,7 @@ export class Publish {
     answer.className = `notice ${kind}`;
     answer.replaceChildren(strong, ...rest);
     answer.hidden = false;
+    answer.scrollIntoView({ block: 'nearest' });
   }
 }
 

@@ -221,9 +221,10 @@ export class Table {
   }
 }
 
-/** A colour of its own for each topic, always the same. */
+const hues = new Map();
+
+/** A colour of its own for each topic, in the order in which they come: by the golden angle, so that neighbours differ. */
 function hue(topic) {
-  let hash = 0;
-  for (const char of topic) hash = (hash * 31 + char.codePointAt(0)) % 3600;
-  return (hash * 47) % 360;
+  if (!hues.has(topic)) hues.set(topic, Math.round((190 + hues.size * 137.508) % 360));
+  return hues.get(topic);
 }

@@ -13,6 +13,7 @@ import refusal from './promises/refusal.js';
 import away from './promises/away.js';
 import tokens from './promises/token.js';
 import wpt from './promises/wpt.js';
+import theConsole from './promises/console.js';
 
 const TEST_MS = 150_000;
 // Most of the time a test waits for a browser to come back by itself; each has a gateway, a proxy and a page of its own.
@@ -29,7 +30,7 @@ describe('real browsers', { concurrency: true }, () => {
       after(() => world.browser?.close());
 
       test('is a browser that can be driven', (t) => t.diagnostic(world.browser.version));
-      for (const promise of [order, resume, end, drain, refusal, away, tokens, origin, wpt, proxies]) {
+      for (const promise of [order, resume, end, drain, refusal, away, tokens, origin, wpt, proxies, theConsole]) {
         promise(world, (sentence, body) => test(sentence, { timeout: TEST_MS }, body));
       }
     });

@@ -38,8 +38,9 @@ export class TidegateSource extends EventTarget {
         await this.#connect();
       } catch (error) {
         if (this.readyState === 2) return;
+        if (error.problem) this.close();
         this.#tell('error', { problem: error.problem });
-        if (error.problem) return this.close();
+        if (error.problem) return;
       }
       this.readyState = this.readyState === 2 ? 2 : 0;
       this.#tell('state');

@@ -2,7 +2,7 @@
 //
 // A browser gives contexts, which share nothing (cookies, storage, workers); a context opens pages, `open(url)`. A page offers
 // `evaluate(function, argument)`, whose argument and result travel as JSON, `goto(url)`, `reload()`, `back()`,
-// `screenshot(file)` and `close()`.
+// `screenshot(file)`, `close()` and the library's own `page`.
 
 import { accessSync, constants } from 'node:fs';
 import path from 'node:path';
@@ -123,6 +123,8 @@ const VIEWPORT = { width: 1000, height: 860 };
 
 function face(page, { close = () => page.close(), goBack = () => page.goBack() } = {}) {
   return {
+    /** What the engine's library offers, for what the two have in common beyond this face. */
+    page,
     // Both libraries take a function and one argument; what they make of deeper objects differs, JSON does not.
     evaluate: (body, argument) => bounded('the page to answer', page.evaluate(body, argument), PAGE_MS),
     goto: (url) => bounded(`${url} to load`, page.goto(url, { timeout: PAGE_MS }), PAGE_MS),
