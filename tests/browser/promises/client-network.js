@@ -18,12 +18,11 @@ export default function network(world, test) {
     test(`client: by ${way} a connection that has died without a word is noticed, and what was missed comes`, async (t) => {
       const settings = { TIDEGATE_STREAM__KEEPALIVE: '1s' };
       await scene(t, world, { client: true, origin: 'own', settings }, async ({ gateway, proxy, page, say, eventsUrl }) => {
-        await page.follow(eventsUrl('orders'), options);
+        await page.follow(eventsUrl('orders'), { ...options, silenceMs: 4_000 });
         await page.opened();
         const publish = async (data) => (await gateway.publish({ topic: 'orders', data })).id;
         const published = [await publish('before')];
         await page.received(1);
-        // A keepalive or two: the client has to know what silence is.
         if (way !== 'poll') await until('a keepalive', () => keepalives(requests(proxy, way).at(-1), way) > 0, { within: 8_000 });
         proxy.swallow();
         for (let n = 0; n < 3; n += 1) published.push(await publish(`unheard ${n}`));

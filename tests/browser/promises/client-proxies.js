@@ -33,7 +33,7 @@ export default function clientProxies(world, test) {
           // What is published while it tries one transport after another belongs to the page, too: it begins at a cursor.
           const { id: begin } = await gateway.publish({ topic: 'orders', data: 'the last one that it has seen' });
           const publisher = new Publisher([gateway], { every: 50 });
-          await page.follow(eventsUrl('orders'), { lastEventId: begin, ...(headers && { headers }) });
+          await page.follow(eventsUrl('orders'), { firstFrameMs: 1_500, lastEventId: begin, ...(headers && { headers }) });
           await page.until(expected, ({ transport, opens }) => transport === expected && opens.length > 0, { within: FALLS_BACK_MS });
           await publisher.more(10);
           await page.receivedAll(await publisher.end());
@@ -51,13 +51,11 @@ export default function clientProxies(world, test) {
     const front = ([port]) => BufferingProxy.before(port, { upgrades: false });
     await scene(t, world, { client: true, origin: 'own', front }, async ({ gateway, front: buffering, page, say, eventsUrl }) => {
       const publisher = new Publisher([gateway], { every: 50 });
-      await page.follow(eventsUrl('orders'));
+      await page.follow(eventsUrl('orders'), { firstFrameMs: 1_500, upgradeMs: 3_000 });
       await page.until('poll', ({ transport, events }) => transport === 'poll' && events.length > 0, { within: FALLS_BACK_MS });
       const [first] = page.ids;
       buffering.buffers = false;
       buffering.upgrades = true;
-      // What a person does who changes networks; without it the client tries again in its own time.
-      await page.evaluate(() => globalThis.dispatchEvent(new Event('online')));
       await page.until('sse', ({ transport }) => transport === 'sse', { within: FALLS_BACK_MS });
       await publisher.more(10);
       const ids = await publisher.end();

@@ -8,7 +8,7 @@ import { connectionsAt } from '../support/page.js';
 import { Publisher } from '../support/publisher.js';
 import { COMES_BACK_MS } from '../support/refusal.js';
 import { scene } from '../support/scene.js';
-import { until } from '../support/until.js';
+import { sleep, until } from '../support/until.js';
 
 const COUNT = 100;
 // So long that no keepalive can push a frame through a buffer while a test waits for it.
@@ -112,6 +112,43 @@ export default function proxies(world, test) {
       });
     });
   }
+
+  test('through Nginx a WebSocket passes both ways, survives silence, and ends with its own word; a poll may wait', async (t) => {
+    const settings = behind({ TIDEGATE_STREAM__KEEPALIVE: '1s' });
+    await scene(t, world, { origin: 'own', settings, front: Nginx.before }, async ({ gateway, proxy, page, say }) => {
+      await page.evaluate((url) => {
+        const socket = new WebSocket(url);
+        globalThis.heard = [];
+        globalThis.socket = socket;
+        socket.onmessage = ({ data }) => globalThis.heard.push(JSON.parse(data));
+        socket.onclose = ({ code, reason }) => globalThis.heard.push({ type: 'closed', code, reason });
+      }, `${proxy.url.replace('http', 'ws')}/ws?topic=orders`);
+      const heard = () => page.evaluate(() => JSON.stringify(globalThis.heard)).then(JSON.parse);
+      const hears = (type) => until(`the page to hear ${type}`, async () => (await heard()).find((one) => one.type === type), { seen: heard });
+      await hears('open');
+      const first = (await gateway.publish({ topic: 'orders', data: 'first' })).id;
+      assert.equal((await hears('event')).id, first);
+      await page.evaluate(() => globalThis.socket.send(JSON.stringify({ type: 'publish', ref: 1, topic: 'orders', data: 'by a page' })));
+      const { id: second } = await hears('ack');
+      await sleep(3_000); // some pings, which the page does not see
+      await page.evaluate(() => globalThis.socket.send(JSON.stringify({ type: 'ping', ref: 2 })));
+      assert.equal((await hears('pong')).ref, 2);
+
+      const poll = page.evaluate((url) => fetch(url).then((answer) => answer.json()).then(JSON.stringify), `${proxy.url}/poll?topic=orders&lastEventId=${second}&wait=25s`);
+      poll.catch(() => {}); // it is awaited below
+      await connectionsAt(gateway, 2);
+      await sleep(1_000); // it waits
+      const third = (await gateway.publish({ topic: 'orders', data: 'third' })).id;
+      const { events, replay } = JSON.parse(await poll);
+      assert.deepEqual([events.map(({ id }) => id), replay], [[third], 'complete']);
+      await until('it by the WebSocket, too', async () => (await heard()).filter(({ type }) => type === 'event').length === 3);
+      await gateway.stop();
+      const closed = await hears('closed');
+      assert.deepEqual([closed.code, closed.reason], [1001, 'draining']);
+      assert.deepEqual((await heard()).filter(({ type }) => type === 'event').map(({ id }) => id), [first, second, third]);
+      say(JSON.stringify((await heard()).map(({ type }) => type)));
+    });
+  });
 
   // What Nginx says by itself, a 502, would be the last word to an EventSource.
   for (const origin of ['own', 'loopback']) {

@@ -29,6 +29,11 @@ export class Client {
     await this.#tab.evaluate((what) => globalThis.follow(what), { url, types, ...options });
   }
 
+  /** The tokens that the page will show, one after another; the last one for ever, and none for `null`. */
+  async give(tokens) {
+    await this.#tab.evaluate((list) => void (globalThis.tokens = list), tokens);
+  }
+
   /** Waits until the page has its client. */
   loaded() {
     return until('the page to have its client', () => this.#tab.evaluate(() => globalThis.ready === true));
