@@ -382,8 +382,12 @@ pub(crate) struct WebSocket {
     fragments: Option<Vec<u8>>,
     received: VecDeque<(Received, Instant)>,
     pongs_due: Vec<Vec<u8>>,
+    /// Of what has been handed out.
     cursor: Option<String>,
     last_of: HashMap<String, EventId>,
+    /// The same of what has been read, which may be more.
+    read_cursor: Option<EventId>,
+    read_last_of: HashMap<String, EventId>,
     catching_up: HashSet<String>,
     close: Option<Closed>,
     ended: bool,
@@ -404,6 +408,8 @@ impl WebSocket {
             pongs_due: Vec::new(),
             cursor: None,
             last_of: HashMap::new(),
+            read_cursor: None,
+            read_last_of: HashMap::new(),
             catching_up: HashSet::new(),
             close: None,
             ended: false,
@@ -518,21 +524,21 @@ impl WebSocket {
             "subscribed" => self.catching_up.extend(sorted(&message["topics"])),
             "unsubscribed" => {
                 for topic in sorted(&message["topics"]) {
-                    self.last_of.remove(&topic);
+                    self.read_last_of.remove(&topic);
                     self.catching_up.remove(&topic);
                 }
             }
             "live" => {
                 for topic in sorted(&message["topics"]) {
                     self.catching_up.remove(&topic);
-                    let seen = self.last_of(&topic);
+                    let seen = self.read_last_of.get(&topic).copied();
                     assert!(seen <= of("cursor"), "{seen:?} is in no cursor: {message}");
                 }
             }
             "event" => {
                 let (topic, event) = (message["topic"].as_str().unwrap(), of("id").unwrap());
                 assert_ne!(message["event"], "", "{message}");
-                let before = self.last_of.insert(topic.to_owned(), event);
+                let before = self.read_last_of.insert(topic.to_owned(), event);
                 let later = before.is_none_or(|before| before < event);
                 assert!(later, "{}: {before:?} was before {message}", self.target);
                 let joined = !self.catching_up.contains(topic);
@@ -543,12 +549,23 @@ impl WebSocket {
         }
         if let Some(cursor) = of("cursor") {
             assert_eq!(of("id"), Some(cursor), "they are the same: {message}");
-            let before = self.cursor.as_deref().map(id);
+            let before = self.read_cursor;
             let forward = before.is_none_or(|before| before <= cursor);
             assert!(forward, "{}: back from {before:?}: {message}", self.target);
             let again = kind == "event" && before == Some(cursor);
             assert!(!again, "{}: the cursor had it: {message}", self.target);
-            self.cursor = Some(cursor.to_string());
+            self.read_cursor = Some(cursor);
+        }
+    }
+
+    /// Moves the cursor over a message that is handed out, as a page moves its own when it has dealt with it.
+    fn hand_out(&mut self, message: &Value) {
+        if message["type"] == "event" {
+            let came = event(message);
+            self.last_of.insert(came.topic, came.id);
+        }
+        if let Some(cursor) = message["cursor"].as_str() {
+            self.cursor = Some(cursor.to_owned());
         }
     }
 
@@ -557,8 +574,11 @@ impl WebSocket {
         let begun = Instant::now();
         loop {
             self.send_pongs().await;
-            if let Some(received) = self.received.pop_front() {
-                return Some(received);
+            if let Some((received, at)) = self.received.pop_front() {
+                if let Received::Message(message) = &received {
+                    self.hand_out(message);
+                }
+                return Some((received, at));
             }
             if self.ended {
                 return None;
@@ -695,6 +715,7 @@ impl WebSocket {
             while let Some((received, _)) = self.received.pop_front() {
                 let silent = match &received {
                     Received::Message(message) => {
+                        self.hand_out(message);
                         message["type"] == "cursor" || message["type"] == "live"
                     }
                     Received::Ping | Received::Pong(_) => true,
@@ -887,7 +908,7 @@ impl WebSocket {
         self.cursor.clone().unwrap()
     }
 
-    /// The last event that came of this topic.
+    /// The last event of this topic that was handed out.
     pub(crate) fn last_of(&self, topic: &str) -> Option<EventId> {
         self.last_of.get(topic).copied()
     }

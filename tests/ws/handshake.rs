@@ -158,7 +158,7 @@ async fn a_query_that_is_no_query_is_refused_before_the_upgrade() {
         ("topic=a&since=yesterday", "since_invalid"),
         ("topic=a&last=x", "query_invalid"),
         ("topic=a&last=-1", "query_invalid"),
-        ("topics=a", "query_invalid"),
+        ("topics=a", "topic_invalid"),
         ("topic=a&refuse=maybe", "query_invalid"),
     ] {
         let answer = gateway.ws(query).answer().await;

@@ -101,6 +101,12 @@ struct Ping {
     _reference: Option<IgnoredAny>,
 }
 
+/// What a request is called, of a message that is not worked off.
+pub fn reference_of(text: &str) -> Option<Reference> {
+    let head: Head<'_> = serde_json::from_str(text).ok()?;
+    reference(head.reference?.get())
+}
+
 /// Reads one message; `most` topics may be named at once.
 pub fn read(text: &str, most: usize) -> Read {
     let head: Head<'_> = match serde_json::from_str(text) {

@@ -27,7 +27,7 @@ use super::{
     socket::Socket,
 };
 use crate::{
-    auth::Auth,
+    auth::{Auth, Identity},
     config::Right,
     event::{EventId, Frame, Topic},
     http::{
@@ -344,7 +344,10 @@ where
                 return Err(self.close(code, problem.code.as_str(), why));
             }
             if !matches!(message, Message::Ping(_) | Message::Pong(_)) {
-                self.answers.push_back(encode::error(None, &problem));
+                // Whoever waits for the answer to one request has to learn which it is.
+                let reference = message.to_text().ok().and_then(message::reference_of);
+                self.answers
+                    .push_back(encode::error(reference.as_ref(), &problem));
             }
             return Ok(true);
         }
@@ -420,6 +423,16 @@ where
         self.stream.subscriber().topics().chain(joining)
     }
 
+    /// Who it is by now: a renewal may have put another token in the place of the one that it came with, and a reload may
+    /// have left it fewer rights than that one had.
+    fn identity(&self, auth: &Auth) -> Result<Arc<Identity>, Problem> {
+        let identity = auth.current(&self.stream.handle().identity());
+        let taken_back = "the credential of this connection is no longer accepted";
+        identity
+            .map(Arc::new)
+            .ok_or_else(|| Problem::new(Code::Unauthorized, taken_back))
+    }
+
     /// What others see of it.
     fn told(&self) {
         self.stream
@@ -444,7 +457,7 @@ where
             return Err(Problem::new(Code::TooManyTopics, detail));
         }
         let (app, auth) = (self.app.clone(), self.app.auth());
-        let identity = self.stream.handle().identity();
+        let identity = self.identity(&auth)?;
         allowed(&auth, &identity, Right::Subscribe, &asked)?;
         if new.is_empty() {
             // What is followed stays as it is: another start would be a hole, or everything twice.
@@ -492,8 +505,8 @@ where
         item: crate::event::PublishItem,
     ) -> Result<(), Problem> {
         let rules = Rules::of(&self.app);
-        // A renewal may have put another token in the place of the one that it came with.
-        self.caller.identity = self.stream.handle().identity();
+        let auth = self.app.auth();
+        self.caller.identity = self.identity(&auth)?;
         if !rules.config.development() {
             let (rates, config) = (&self.app.rates, &rules.config.limits.rate);
             let address = Key::address(self.caller.address);
@@ -512,7 +525,7 @@ where
                 )?;
             }
         }
-        allowed(&self.app.auth(), &self.caller.identity, Right::Publish, &[])?;
+        allowed(&auth, &self.caller.identity, Right::Publish, &[])?;
         let append = publish::append(&rules, &self.caller, item, None)?;
         let app = self.app.clone();
         self.request = Some(Box::pin(async move {
