@@ -38,7 +38,7 @@ export function createDispatch(source, { topics, isEnveloped, store }) {
     let { type } = message;
     const isAhead = isAfter(cursor, source.lastEventId);
     if (source.readyState > 1 || (type === 'event' && !isAhead)) return;
-    if (cursor && (isNew || isAhead)) store((source.lastEventId = cursor));
+    if (isNew || isAhead) store((source.lastEventId = cursor ?? ''));
     if (type === 'event') return hand(message);
     if (type === 'closed') {
       become(2);

@@ -44,7 +44,7 @@ export function createSubscription(url, options, types, everyType, env) {
   const isNative = EventSource && !(fetch && (options.headers || token || everyType));
   const kinds = transports
     .map((kind) => (kind === 'sse' && !isNative ? 'fetch' : kind))
-    .filter((kind) => ({ sse: EventSource, ws: WebSocket })[kind === 'poll' ? 'fetch' : kind] ?? fetch);
+    .filter((kind) => (kind === 'ws' ? WebSocket : kind === 'sse' || fetch));
   if (!kinds.length) throw new TypeError('no transport');
 
   const follow = (kind, line, sink) => {

@@ -145,9 +145,13 @@ export class Gateway {
     const { topics, cursor, replay, reason, events } = this.#begin(to);
     response.writeHead(200, { 'Content-Type': 'text/event-stream' });
     const write = (lines) => response.write(`${lines.join('\n')}\n\n`);
+    const envelope = to.query.get('envelope') === 'json';
     const stream = this.#stream(topics, {
-      event: ({ id, topic, event, data }) =>
-        write([`id: ${id}`, `event: ${event}`, `topic: ${topic}`, ...data.split('\n').map((line) => `data: ${line}`)]),
+      event: (item) => {
+        const { id, topic, event, data } = item;
+        const lines = (envelope ? JSON.stringify(item) : data).split('\n').map((line) => `data: ${line}`);
+        write([`id: ${id}`, `event: ${event}`, ...(envelope || topics.length < 2 ? [] : [`topic: ${topic}`]), ...lines]);
+      },
       control: (type, data, id) => write([...(id ? [`id: ${id}`] : []), `event: $${type}`, `data: ${JSON.stringify(data)}`]),
       beat: () => write(['event: $heartbeat', 'data:']),
       end: () => response.end(),
