@@ -1,36 +1,37 @@
 // The URLs of a subscription.
 
-/** What is said by options, or for one transport alone. */
-const OURS = ['topic', 'lastEventId', 'last_event_id', 'lastEventID', 'since', 'last', 'envelope', 'heartbeat', 'control'];
+/** Where to start, in a query. */
+const STARTS = ['lastEventId', 'last_event_id', 'lastEventID', 'since', 'last'];
 
 /**
  * @param {string | URL} url of the event stream; the other routes are beside it
- * @param {{ topics?: string[], endpoints?: Record<string, string> }} options
+ * @param {string[]} more topics
+ * @param {Record<string, string>} endpoints
  */
-export function createAddress(url, { topics = [], endpoints = {} }) {
+export function createAddress(url, more, endpoints) {
   const base = new URL(url, globalThis.location?.href);
-  const said = Object.fromEntries(base.searchParams);
-  const named = base.searchParams.getAll('topic').flatMap((list) => list.split(','));
-  topics = [...new Set([...named.filter(Boolean), ...topics])];
+  const { searchParams } = base;
+  const topics = new Set([...searchParams.getAll('topic').flatMap((list) => list.split(',')), ...more]);
+  topics.delete('');
   return {
     url: base.href,
-    topics,
+    topics: [...topics],
     /** The page wants envelopes, whatever they come by. */
-    envelope: said.envelope === 'json',
-    /** Where the URL says to start. */
-    start: { lastEventId: said.lastEventId || said.last_event_id || said.lastEventID, since: said.since, last: said.last },
-    /** The URL of a route that follows topics. */
+    isEnveloped: searchParams.get('envelope') === 'json',
+    hasStart: STARTS.some((name) => searchParams.get(name)),
+    /** The URL of a route beside that of the stream, which is ''. */
+    beside: (route) => new URL(endpoints?.[route] ?? route, base),
+    /** The URL of a route that follows the topics; the parameters go before those of the page. */
     follow(route, parameters) {
-      const to = route === 'events' ? new URL(base) : new URL(endpoints[route] ?? route, base);
+      const to = this.beside(route);
       to.search = base.search;
-      for (const name of OURS) to.searchParams.delete(name);
-      for (const topic of topics) to.searchParams.append('topic', topic);
-      for (const [name, value] of Object.entries(parameters)) {
-        if (value !== undefined && value !== '') to.searchParams.set(name, value);
-      }
+      const query = to.searchParams;
+      // Elsewhere they are refused, and without `$` events there would be no `$open`.
+      for (const name of ['topic', 'envelope', 'heartbeat', 'control']) query.delete(name);
+      if (STARTS.some((name) => parameters[name] !== undefined)) for (const name of STARTS) query.delete(name);
+      for (const topic of topics) query.append('topic', topic);
+      for (const name in parameters) if (parameters[name] !== undefined) query.set(name, parameters[name]);
       return to.href;
     },
-    /** The URL of another route. */
-    beside: (route) => new URL(endpoints[route] ?? route, base).href,
   };
 }

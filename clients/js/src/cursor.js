@@ -1,12 +1,15 @@
 // Cursors: how far in the log somebody is.
 //
-// `<milliseconds>-<sequence>`, two numbers of 64 bits, which a JavaScript number cannot hold: they are compared as text.
-// A cursor of another form (the gateway may make it longer one day) is only ever equal or not.
+// `<milliseconds>-<sequence>`, two numbers of 64 bits, which a JavaScript number cannot hold: they are compared as text. A
+// cursor of another form (the gateway may make it longer one day) is only ever the same or another one.
 
-const FORM = /^(\d+)-(\d+)$/;
-
-/** Decimal numbers without leading zeros: the longer one is the greater. */
-const compare = (a, b) => a.length - b.length || (a < b ? -1 : +(a > b));
+/** As text that is ordered as the cursors are; 2^64 has 20 digits. */
+const rank = (cursor) =>
+  /^(\d+)-(\d+)$/
+    .exec(cursor)
+    ?.slice(1)
+    .map((number) => number.padStart(20, '0'))
+    .join();
 
 /**
  * Whether `id` is after `cursor`. Everything is after no cursor.
@@ -14,7 +17,6 @@ const compare = (a, b) => a.length - b.length || (a < b ? -1 : +(a > b));
  * @param {string | undefined} cursor
  */
 export function isAfter(id, cursor) {
-  const [one, other] = [FORM.exec(id), FORM.exec(cursor)];
-  if (!one || !other) return !!id && id !== cursor;
-  return (compare(one[1], other[1]) || compare(one[2], other[2])) > 0;
+  const [one, other] = [rank(id), rank(cursor)];
+  return one && other ? one > other : !!id && id !== cursor;
 }

@@ -16,6 +16,7 @@ export function parseJson(text) {
 export function itemOf({ id, event, data, topic, retry }, enveloped) {
   const cursor = id || undefined;
   if (event?.[0] === '$') return { retry, ...parseJson(data), type: event.slice(1), id, cursor };
+  if (data === undefined) return { type: 'cursor', id, cursor };
   const inside = enveloped && parseJson(data);
   return { type: 'event', id, cursor, topic, event: event || 'message', data, ...inside };
 }

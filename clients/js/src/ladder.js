@@ -38,10 +38,10 @@ export function createLadder(kinds) {
     missed() {
       return (at > 0 || ++misses >= MISSES) && ladder.down();
     },
-    /** It is not offered. Whether another one is left. */
-    remove(kind) {
-      kinds = kinds.filter((other) => other !== kind);
-      at = at % (kinds.length || 1);
+    /** It is not offered: without it, or with another one in its place. Whether one is left. */
+    replace(kind, other) {
+      kinds = [...new Set(kinds.map((one) => (one === kind ? other : one)))].filter(Boolean);
+      at %= kinds.length;
       return kinds.length > 0;
     },
   };

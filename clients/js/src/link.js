@@ -7,7 +7,7 @@
 // Every transport is left to this file to reconnect, so that back-off, fallback and cursor are the same for all of them.
 
 import { isAfter } from './cursor.js';
-import { isFinal } from './refusal.js';
+import { isFinal, SILENCE, SILENT } from './refusal.js';
 
 /** What hears nothing new is asked once more, for so long, before it is given up: a page that wakes has a queue to read. */
 const DOUBT_MS = 3000;
@@ -15,6 +15,9 @@ const DOUBT_MS = 3000;
 const DENIALS = 4;
 /** The longest pause between trials of a better transport. */
 const MAX_UPGRADE_MS = 1_800_000;
+
+/** All topics have ended. */
+const FINISHED = { code: 'finished' };
 
 /** Verdicts after which ids may be smaller than before: the log is another one. */
 const STARTS_ANEW = ['unknown', 'reset'];
@@ -28,7 +31,7 @@ const STARTS_ANEW = ['unknown', 'reset'];
  * @param {string[]} options.topics those that are known before a connect
  * @param {(message: object) => void} emit what happened, as messages that other tabs understand as well
  */
-export function createLink({ follow, ladder, backoff, credentials, settings, topics, renew, online }, cursor, emit) {
+export function createLink({ follow, ladder, backoff, credentials, settings, topics, renew, seeing }, cursor, emit) {
   let main;
   let trial;
   let started = false;
@@ -50,7 +53,7 @@ export function createLink({ follow, ladder, backoff, credentials, settings, top
   /** Time for the first frame, which the gateway sends at once: a proxy that has it does not hand it on. */
   const expect = (line, ms) => {
     clearTimeout(line.timer);
-    if (!line.opened) line.timer = setTimeout(() => over(line, { silent: true, code: 'silent', detail: 'nothing came' }), ms);
+    if (!line.opened) line.timer = setTimeout(() => over(line, { code: SILENT }), ms);
   };
 
   const dial = (kind) => {
@@ -81,7 +84,7 @@ export function createLink({ follow, ladder, backoff, credentials, settings, top
     };
     follow(kind, context, sink).then(
       (reason) => over(line, reason),
-      (error) => over(line, { code: error.code, status: error.status, retryMs: error.retryMs, detail: error.detail ?? error.message }),
+      (error) => over(line, { detail: error.message, ...error }),
     );
     return line;
   };
@@ -109,44 +112,43 @@ export function createLink({ follow, ladder, backoff, credentials, settings, top
 
   const finish = (reason) => {
     close();
-    emit({ type: 'closed', ...reason });
+    emit({ ...reason, type: 'closed' });
   };
 
-  /** Moves the cursor; what is handed on says from where, so that a listener can see that nothing is missing. */
-  const move = (item) => {
-    const prev = cursor;
-    if (isAfter(item.cursor, cursor)) cursor = item.cursor;
-    return { ...item, prev, cursor };
-  };
-
+  /** What is handed on says from where it leads, so that a listener can see that nothing is missing. */
   const hear = (line, item) => {
+    // A trial says nothing before it is open.
+    if (line === trial && item.type !== 'open' && item.type !== 'refused') return;
     switch (item.type) {
       case 'open':
         return opened(line, item);
       case 'refused':
-        return over(line, { status: item.status, code: item.code, detail: item.detail, retryMs: item.retry, temporary: true });
+        return over(line, { ...item, retryMs: item.retry, temporary: true });
       case 'event':
-        if (isAfter(item.cursor, cursor)) emit(move({ ...item, topic: item.topic ?? topics[0] }));
-        return;
+        if (!isAfter(item.cursor, cursor)) return;
+        item.topic ??= topics[0];
+        break;
       case 'drain':
-        line.drained = true;
-        return backoff.told(item.retry), emit(move(item));
+        backoff.told(item.retry);
+        break;
       case 'end':
         if (ended.has(item.topic)) return;
         ended.add(item.topic);
-        emit(move(item));
-        if (ended.size >= topics.length) finish({});
-        return;
+        break;
       case 'auth_expiring':
-        emit({ ...item, type: 'expiring' });
-        return renew(line.connection);
+        item.type = 'expiring';
+        renew(line.connection);
+        break;
       case 'gap':
       case 'live':
-      case 'cursor':
-        return emit(move(item));
-      default: // a sign of life; also for other tabs
-        return emit({ type: 'cursor', prev: cursor, cursor });
+        break;
+      default: // a checkpoint, or a sign of life, which other tabs want to see as well
+        item.type = 'cursor';
     }
+    const prev = cursor;
+    if (isAfter(item.cursor, cursor)) cursor = item.cursor;
+    emit({ ...item, prev, cursor });
+    if (item.type === 'end' && ended.size >= topics.length) finish(FINISHED);
   };
 
   const opened = (line, item) => {
@@ -167,7 +169,7 @@ export function createLink({ follow, ladder, backoff, credentials, settings, top
     backoff.told(item.retry);
     denials = 0;
     if (isNew) ended = new Set();
-    emit({ ...item, isNew, prev, cursor, transport: line.kind });
+    emit({ ...item, isNew, prev: prev ?? cursor, cursor, transport: line.kind });
     if (started) upgradeLater(false);
   };
 
@@ -182,9 +184,9 @@ export function createLink({ follow, ladder, backoff, credentials, settings, top
     }
     main = undefined;
     const wait = lost(line, reason);
-    if (wait === undefined) return finish(reason.done ? {} : reason);
+    if (wait === undefined) return finish(reason.done ? FINISHED : reason);
     clearTimeout(upgrading);
-    emit({ type: 'error', ...reason });
+    emit({ ...reason, type: 'error' });
     if (!started) return;
     if (trial) {
       // It was on its way already.
@@ -194,9 +196,10 @@ export function createLink({ follow, ladder, backoff, credentials, settings, top
   };
 
   /** In how many ms to come back; undefined: never. */
-  const lost = ({ kind, opened, drained }, { done, dead, silent, silence, temporary, status, code, retryMs = 0 }) => {
+  const lost = ({ kind, opened }, { done, dead, temporary, status, code, retryMs = 0 }) => {
     notBefore = Date.now() + retryMs;
-    if (done || dead) return;
+    if (done) return;
+    if (dead) return seeing && ladder.replace(kind, seeing) ? 0 : undefined;
     if (status === 401 && credentials.isRenewable) {
       credentials.forget('unauthorized');
       if (++denials === DENIALS) return;
@@ -204,11 +207,11 @@ export function createLink({ follow, ladder, backoff, credentials, settings, top
     }
     if (!opened && (status === 401 ? !temporary || credentials.isGiven : isFinal(status))) {
       // A lesser transport may just not be offered.
-      return !ladder.isFirst && ladder.remove(kind) ? backoff.delay(true) : undefined;
+      return !ladder.isFirst && ladder.replace(kind) ? backoff.delay(true) : undefined;
     }
-    if (silent) return ladder.down() ? 0 : backoff.delay(true);
+    if (code === SILENT) return ladder.down() ? 0 : backoff.delay(true);
     if (opened) {
-      if (silence) {
+      if (code === SILENCE) {
         // A path that falls silent again and again is cut or held by somebody on it.
         silences = Date.now() - opened > 4 * settings.silenceMs ? 1 : silences + 1;
         if (silences > 1) ladder.down();
@@ -216,7 +219,7 @@ export function createLink({ follow, ladder, backoff, credentials, settings, top
       return backoff.delay(false, retryMs);
     }
     // Whoever answers has been reached: that is not for another transport to mend.
-    const next = ladder.isFirst ? !status && !code && online() && ladder.missed() : ladder.missed();
+    const next = ladder.isFirst ? !status && !code && globalThis.navigator?.onLine !== false && ladder.missed() : ladder.missed();
     return next && !retryMs ? 0 : backoff.delay(true, retryMs);
   };
 
@@ -252,7 +255,7 @@ export function createLink({ follow, ladder, backoff, credentials, settings, top
     const silentMs = Date.now() - main.heard;
     if (silentMs > settings.silenceMs / 2) main.ping?.();
     if (silentMs <= settings.silenceMs) return;
-    if (main.doubted) return over(main, { silence: true, code: 'silence', detail: `nothing came for ${silentMs} ms` });
+    if (main.doubted) return over(main, { code: SILENCE });
     main.doubted = true;
     doubting = setTimeout(check, Math.min(DOUBT_MS, settings.silenceMs));
   };

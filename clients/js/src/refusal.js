@@ -1,26 +1,30 @@
-// Why a transport ended: a reason is
+// Why a transport ended. A reason is
 // { done }                              nothing more will come
-// { silent }                            it never said anything
+// { dead }                              a refusal that the transport could not see
+// { code: SILENT }, { code: SILENCE }   nothing came from the start, or any more
 // { status, code, detail, retryMs }     a refusal, as far as it is known; retryMs: not before
 // { detail }                            the network
 
 import { parseJson } from './items.js';
 
+export const SILENT = 'silent';
+export const SILENCE = 'silence';
+
 /** A refusal asks for so many seconds; a third more at most, so that not all come at once. */
 export const afterSeconds = (seconds) => seconds * (1000 + 333 * Math.random()) || 0;
 
-/** @param {Response} response with a status that is no stream */
-export async function refusalOf(response) {
-  const { status } = response;
-  const problem = parseJson(await response.text().catch(() => ''));
+/** @param {Response} response with a status that is no stream; its text, if that has been read */
+export async function refusalOf(response, text) {
+  const { status, headers } = response;
+  const { code, detail } = parseJson(text ?? (await response.text())) ?? {};
   return {
     done: status === 204,
     status: status === 200 ? undefined : status,
-    code: problem?.code,
-    detail: problem?.detail ?? `${status} ${response.headers.get('content-type') ?? ''}`.trim(),
-    retryMs: afterSeconds(+response.headers.get('retry-after')),
+    code,
+    detail: detail ?? `${status} ${headers.get('content-type')}`,
+    retryMs: afterSeconds(headers.get('retry-after')),
   };
 }
 
 /** Whether the same request would be refused again. */
-export const isFinal = (status) => status >= 400 && status < 500 && ![401, 408, 425, 429].includes(status);
+export const isFinal = (status) => /^4(?!01|08|25|29)/.test(status);

@@ -1,26 +1,20 @@
 // What a page holds: in the shape of EventSource, with what EventSource lacks.
 
-import { isAfter } from './cursor.js';
+import { createDispatch, OWN } from './dispatch.js';
 import { watchLife } from './life.js';
-import { createEnv, createSubscription } from './subscription.js';
+import { createSubscription } from './subscription.js';
+import { joinTabs } from './tabs.js';
 import { createTypes } from './types.js';
 
-const [CONNECTING, OPEN, CLOSED] = [0, 1, 2];
-
-/** Events of the source itself, which have an `on…` property. */
-const OWN = ['open', 'error', 'gap', 'live', 'end', 'expiring', 'state'];
+const STATES = { CONNECTING: 0, OPEN: 1, CLOSED: 2 };
 
 export class TidegateSource extends EventTarget {
-  #subscription;
-  #feed;
+  readyState = 0;
+  lastEventId = '';
+  transport;
+  connection;
   #types;
-  #options;
-  #env;
-  #over = new AbortController();
-  #cursor;
-  #state = CONNECTING;
-  #transport;
-  #connection;
+  #end;
 
   /**
    * @param {string | URL} url
@@ -28,156 +22,77 @@ export class TidegateSource extends EventTarget {
    */
   constructor(url, options = {}) {
     super();
-    const { topics, types, persist } = options;
-    this.#options = options;
-    this.#env = createEnv(options.env);
+    const { topics, types, persist, share } = options;
+    const env = (name) => (name in (options.env ?? {}) ? options.env[name] : globalThis[name]);
     for (const type of ['message', ...OWN]) this[`on${type}`] = options[`on${type}`] ?? null;
     this.#types = createTypes(types);
-    const everyType = !types && topics && Object.values(topics).some((value) => typeof value === 'function');
-    this.#subscription = createSubscription(url, options, { types: this.#types, everyType, env: this.#env });
-    if (persist) this.#key = `tidegate:${persist === true ? this.url : persist}`;
-    this.#cursor = this.#stored() || undefined;
-    // Handlers are set after the constructor.
-    queueMicrotask(() => this.#state === CLOSED || this.#begin());
-  }
+    const everyType = !types && (share || Object.values(topics ?? {}).some((value) => value?.call));
+    const { address, settings, hasStart, open } = createSubscription(url, options, this.#types, everyType, env);
+    this.url = address.url;
+    this.withCredentials = !!options.withCredentials;
 
-  get url() {
-    return this.#subscription.address.url;
-  }
-  get withCredentials() {
-    return !!this.#options.withCredentials;
-  }
-  get readyState() {
-    return this.#state;
-  }
-  get lastEventId() {
-    return this.#cursor ?? '';
-  }
-  get transport() {
-    return this.#transport;
-  }
-  get connection() {
-    return this.#connection;
+    const key = `tidegate:${persist === true ? address.url : persist}`;
+    const store = (cursor) => {
+      try {
+        if (cursor && persist) env('sessionStorage').setItem(key, cursor);
+        return (persist && env('sessionStorage').getItem(key)) || '';
+      } catch {
+        // Forbidden or full: there is nothing to come back to.
+        return '';
+      }
+    };
+    const dispatch = createDispatch(this, { topics, store, isEnveloped: address.isEnveloped });
+    const locks = env('locks') ?? globalThis.navigator?.locks;
+    const BroadcastChannel = env('BroadcastChannel');
+    const tabs = {
+      name: `tidegate:${share === true ? [address.url, ...address.topics] : share}`,
+      silenceMs: settings.silenceMs,
+      cursor: () => this.lastEventId,
+      ...{ locks, BroadcastChannel, hasStart, open },
+    };
+    const over = new AbortController();
+    let feed;
+    const resume = () => {
+      if (feed) return;
+      feed = share && locks && BroadcastChannel ? joinTabs(tabs, dispatch) : open(this.lastEventId, dispatch);
+      feed.start();
+    };
+    const suspend = () => {
+      feed?.close();
+      feed = undefined;
+    };
+    this.#end = () => {
+      suspend();
+      over.abort();
+    };
+    // Listeners and handlers are set after the constructor.
+    queueMicrotask(() => {
+      if (this.readyState) return;
+      this.lastEventId = store();
+      watchLife({
+        signal: over.signal,
+        resume,
+        suspend() {
+          suspend();
+          dispatch({ type: 'suspended' });
+        },
+        wake: () => feed?.wake(),
+        online: () => feed?.online(),
+      });
+      resume();
+    });
   }
 
   addEventListener(type, listener, options) {
-    this.#types.add(`${type}`);
+    this.#types.add(type);
     super.addEventListener(type, listener, options);
   }
 
   close() {
-    this.#feed?.close();
-    this.#over.abort();
-    this.#state = CLOSED;
-  }
-
-  #key;
-
-  #begin() {
-    const feed = (this.#feed = this.#subscription.link(this.#cursor, (message) => this.#take(message)));
-    watchLife({
-      signal: this.#over.signal,
-      suspend: () => {
-        feed.close();
-        this.#become(CONNECTING);
-      },
-      resume: () => feed.start(),
-      wake: () => feed.wake(),
-      online: () => feed.online(),
-    });
-    feed.start();
-  }
-
-  #stored(cursor) {
-    if (!this.#key) return;
-    try {
-      // Forbidden or full: then there is nothing to come back to.
-      if (cursor) this.#env.sessionStorage.setItem(this.#key, cursor);
-      return this.#env.sessionStorage.getItem(this.#key);
-    } catch {}
-  }
-
-  #become(state, transport = this.#transport) {
-    if (this.#state === CLOSED || (this.#state === state && this.#transport === transport)) return;
-    this.#state = state;
-    this.#transport = transport;
-    this.#tell('state', { readyState: state, transport });
-  }
-
-  #tell(type, properties) {
-    const event = Object.assign(new Event(type), properties);
-    this.dispatchEvent(event);
-    call(this[`on${type}`], this, event);
-  }
-
-  /** A message of the link, of this tab or of another one. */
-  #take(message) {
-    if (this.#state === CLOSED) return;
-    const { type, cursor } = message;
-    const isNew = message.isNew || !this.#cursor;
-    if (type === 'event' && !isNew && !isAfter(message.id, this.#cursor)) return;
-    if (cursor && (isNew || isAfter(cursor, this.#cursor))) {
-      this.#cursor = cursor;
-      this.#stored(cursor);
-    }
-    const { id, topic, topics, reason, missed_at_least: missedAtLeast, status, code, detail } = message;
-    switch (type) {
-      case 'event':
-        return this.#hand(message);
-      case 'open': {
-        const { replay, transport, connection } = message;
-        this.#connection = connection;
-        this.#become(OPEN, transport);
-        this.#tell('open', { replay, reason, topics, missedAtLeast, transport, connection });
-        if (replay === 'gap') this.#tell('gap', { reason, topics, missedAtLeast });
-        return;
-      }
-      case 'gap':
-        return this.#tell('gap', { reason, topics, missedAtLeast });
-      case 'live':
-        return this.#tell('live', {});
-      case 'end':
-        return this.#tell('end', { topic });
-      case 'expiring':
-        return this.#tell('expiring', { expires: message.expires, inMs: message.in_ms });
-      case 'error':
-        this.#become(CONNECTING);
-        return this.#tell('error', { status, code, detail });
-      case 'closed':
-        this.#become(CLOSED);
-        this.close();
-        // As EventSource does; without a code it is the end of all topics.
-        return this.#tell('error', { status, code: code ?? (status ? undefined : 'finished'), detail });
-    }
-  }
-
-  #hand({ id, topic, event: type, data }) {
-    const { envelope, url } = this.#subscription.address;
-    const event = Object.assign(
-      new MessageEvent(type, {
-        data: envelope ? JSON.stringify({ id, topic, event: type, data }) : data,
-        lastEventId: id,
-        origin: new URL(url).origin,
-      }),
-      { topic },
-    );
-    this.dispatchEvent(event);
-    if (type === 'message') call(this.onmessage, this, event);
-    call(this.#options.topics?.[topic], this, event);
+    this.readyState = 2;
+    this.#end();
   }
 }
 
-for (const [name, value] of Object.entries({ CONNECTING, OPEN, CLOSED })) {
-  for (const holder of [TidegateSource, TidegateSource.prototype]) Object.defineProperty(holder, name, { value, enumerable: true });
-}
-
-/** What a handler throws is the page's, and does not disturb the stream. */
-function call(handler, source, event) {
-  try {
-    if (typeof handler === 'function') handler.call(source, event);
-  } catch (error) {
-    queueMicrotask(() => {
-      throw error;
-    });
-  }
-}
+Object.assign(TidegateSource, STATES);
+Object.assign(TidegateSource.prototype, STATES);

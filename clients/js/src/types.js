@@ -5,13 +5,13 @@ export function createTypes(names = []) {
   const listeners = new Set();
   return {
     add(type) {
-      if (types.has(type) || `${type}`[0] === '$') return;
+      if (types.has(type) || type[0] === '$') return;
       types.add(type);
       for (const listener of listeners) listener(type);
     },
     /** Calls `listener` with each, also with those that are added later. */
     each(listener, signal) {
-      types.forEach((type) => listener(type));
+      types.forEach(listener);
       listeners.add(listener);
       signal.addEventListener('abort', () => listeners.delete(listener));
     },

@@ -5,9 +5,9 @@ import { frameReader } from '../parse.js';
 import { refusalOf } from '../refusal.js';
 
 /** Follows until the end, and says why it ended. */
-export async function followByFetch({ request, env, init, signal }, sink) {
-  const { url, headers } = await request('events');
-  const response = await env.fetch(url, { ...init, headers: { ...headers, Accept: 'text/event-stream' }, signal });
+export async function followByFetch({ request, fetch, init, signal }, sink) {
+  const { url, headers } = await request('', { heartbeat: 'event' });
+  const response = await fetch(url, { ...init, headers: { ...headers, Accept: 'text/event-stream' }, signal });
   if (response.status !== 200 || !/^text\/event-stream\b/i.test(response.headers.get('content-type'))) {
     return refusalOf(response);
   }

@@ -2,37 +2,32 @@
 //
 // One EventSource is one connection: at its first error it is closed, and the link decides when to come back, as for every
 // transport. It would come back by itself, but always after the same time, with a ticket that is spent, and in Firefox not
-// at all from another origin. That it cannot read `retry:` does not matter: the gateway says it in the data, too.
+// at all from another origin.
 
 import { itemOf } from '../items.js';
 
-const CONTROL = ['open', 'live', 'cursor', 'heartbeat', 'gap', 'end', 'auth_expiring', 'drain', 'refused'].map((word) => `$${word}`);
+const CONTROL = ['open', 'live', 'cursor', 'heartbeat', 'gap', 'end', 'auth_expiring', 'drain', 'refused'];
 
-/** As `followByFetch`; `{ dead: true }`: a status that a page cannot see. */
-export async function followByEventSource({ request, env, init, signal, types }, sink) {
-  const { url, enveloped } = await request('events', { heartbeat: 'event' }, true);
+/** As `followByFetch`; `{ dead: true }`: it met a status that a page cannot see. */
+export async function followByEventSource({ request, EventSource, init, signal, types, enveloped }, sink) {
+  const { url } = await request('', { heartbeat: 'event' });
   return new Promise((resolve) => {
-    if (signal.aborted) return resolve({});
-    const source = new env.EventSource(url, { withCredentials: init.credentials === 'include' });
-    let heard = false;
-    const hear = ({ type, data, lastEventId }) => {
-      // The events of EventSource itself, which share their names with those that are published, have no data.
+    const source = new EventSource(url, { withCredentials: init.credentials === 'include' });
+    let heard;
+    const hear = ({ type, data, lastEventId: id }) => {
+      // The events of EventSource itself may share their names with those that are published, but have no data.
       if (data === undefined) return;
       heard = true;
-      sink.item(itemOf({ event: type, id: lastEventId, data }, enveloped));
+      sink.item(itemOf({ event: type, id, data }, enveloped));
     };
-    source.onopen = () => sink.head();
-    source.onerror = (event) => {
-      if (event.data !== undefined) return;
-      const dead = source.readyState === 2 && !heard;
+    const end = () => {
+      resolve({ dead: source.readyState === 2 && !heard });
       source.close();
-      resolve({ dead });
     };
-    for (const type of CONTROL) source.addEventListener(type, hear);
+    source.onopen = sink.head;
+    source.onerror = ({ data }) => data === undefined && end();
+    for (const word of CONTROL) source.addEventListener(`$${word}`, hear);
     types.each((type) => source.addEventListener(type, hear), signal);
-    signal.addEventListener('abort', () => {
-      source.close();
-      resolve({});
-    });
+    signal.aborted ? end() : signal.addEventListener('abort', end);
   });
 }

@@ -7,28 +7,33 @@ import { afterSeconds } from '../refusal.js';
 const STATUS = { 1008: 403, 1013: 503, 4401: 401 };
 
 /** As `followByFetch`. */
-export async function followByWebSocket({ request, env, signal }, sink) {
-  const { url } = await request('ws', {}, true);
+export async function followByWebSocket({ request, WebSocket, signal }, sink) {
+  const { url } = await request('ws');
   return new Promise((resolve) => {
-    if (signal.aborted) return resolve({});
-    const socket = new env.WebSocket(url.replace(/^http/, 'ws'));
-    let told = {};
-    sink.ping(() => socket.readyState === 1 && socket.send('{"type":"ping"}'));
-    socket.onopen = () => sink.head();
+    const socket = new WebSocket(url.replace(/^http/, 'ws'));
+    const end = () => {
+      socket.close();
+      resolve({});
+    };
+    let told;
+    sink.ping(() => socket.send('{"type":"ping"}'));
+    socket.onopen = sink.head;
     socket.onmessage = ({ data }) => {
       sink.heard();
-      const item = parseJson(data) ?? {};
-      if (item.type === 'error') {
-        told = { code: item.code, detail: item.detail, retryMs: afterSeconds(item.retry_after) };
-      } else sink.item(item);
+      const item = parseJson(data);
+      if (item?.type === 'error') told = item;
+      else if (item) sink.item(item);
     };
     // An error says nothing, and is followed by the close.
     socket.onerror = () => {};
     socket.onclose = ({ code, reason }) =>
-      resolve({ ...told, code: told.code ?? (reason || undefined), status: STATUS[code], done: code === 1000 && reason === 'finished' });
-    signal.addEventListener('abort', () => {
-      socket.close();
-      resolve({});
-    });
+      resolve({
+        status: STATUS[code],
+        code: told?.code ?? reason,
+        detail: told?.detail,
+        retryMs: afterSeconds(told?.retry_after),
+        done: reason === 'finished',
+      });
+    signal.aborted ? end() : signal.addEventListener('abort', end);
   });
 }
