@@ -39,10 +39,14 @@ deny:
 bench *name:
     cargo bench {{ if name == "" { "" } else { "--bench " + name } }}
 
-# One fuzz target for some seconds: cursor, topic, publish_json, query, frame, resp, feed, token (needs cargo-fuzz and a nightly toolchain).
+# One fuzz target for some seconds: cursor, topic, publish_json, query, frame, resp, feed, token, ws_message (needs cargo-fuzz and a nightly toolchain).
 fuzz target seconds="60":
     mkdir -p fuzz/corpus/{{target}}
     cargo +nightly fuzz run {{target}} fuzz/corpus/{{target}} fuzz/seeds/{{target}} -- -max_total_time={{seconds}}
+
+# The Autobahn suite against the gateway's WebSocket (root, apt, a Debian mirror with bullseye): the cases are the arguments.
+autobahn *cases:
+    scripts/autobahn {{cases}}
 
 # All figures beside their goals: about ten minutes. `just load --quick` takes one; `just load --redis` is what goes through Redis.
 load *arguments:

@@ -26,7 +26,12 @@ use tidegate::{
         Envelope, Event, EventId, EventType, Frame, Message, Parser, PublishItem, Topic, TopicList,
         TopicListError,
     },
-    http::{app::rfc3339, problem::Code, query::Query},
+    http::{
+        app::rfc3339,
+        problem::Code,
+        query::Query,
+        ws::message::{self, Reference, Request},
+    },
     log::{Cursor, Start},
     store::redis::{
         entry::{self, Message as FeedMessage},
@@ -216,10 +221,232 @@ pub(crate) fn publish_json(bytes: &[u8]) {
     }
 }
 
+/// A message of a WebSocket client: it wants what any JSON parser reads in it, its reference comes back as it was written, and
+/// what was read is read again the same.
+pub(crate) fn ws_message(bytes: &[u8]) {
+    const MOST: usize = 3;
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return;
+    };
+    let (reference, request) = message::read(text, MOST);
+    if let Some(reference) = &reference {
+        let json = reference.as_json();
+        assert!(json.len() <= message::MAX_REFERENCE && text.contains(json));
+        assert!(
+            json.starts_with(['"', '-']) || json.as_bytes()[0].is_ascii_digit(),
+            "{json}"
+        );
+    }
+    if let Ok(request) = &request {
+        let written = written(reference.as_ref(), request);
+        assert_eq!(
+            message::read(&written, MOST),
+            (reference.clone(), Ok(request.clone())),
+            "{text} is written as {written}"
+        );
+    }
+    // As above, the model cannot read all that is JSON.
+    let Ok(model) = serde_json::from_str::<Value>(text) else {
+        return;
+    };
+    let Ok(members) = serde_json::from_str::<Members>(text) else {
+        assert!(request.is_err() && !model.is_object(), "{text}");
+        return;
+    };
+    if let Some(reference) = &reference {
+        let read: Value = serde_json::from_str(reference.as_json()).expect("it stays JSON");
+        assert_eq!(read, model["ref"], "{text}");
+    }
+    let fits = match &model["ref"] {
+        Value::Null => Some(true),
+        Value::String(text) if text.len() > message::MAX_REFERENCE => Some(false),
+        Value::String(_) | Value::Number(_) => {
+            // A letter may be written in several ways, so near the limit the model does not know.
+            (text.len() <= message::MAX_REFERENCE).then_some(true)
+        }
+        _ => Some(false),
+    };
+    let expected = members.are_a_request(MOST);
+    match &request {
+        Ok(request) => {
+            assert_ne!(fits, Some(false), "{text}");
+            assert_eq!(reference.is_some(), !model["ref"].is_null(), "{text}");
+            assert!(
+                expected.as_ref().is_some_and(|expected| expected(request)),
+                "{text} was read as {request:?}"
+            );
+        }
+        Err(problem) => assert!(
+            expected.is_none() || fits != Some(true),
+            "{text} was refused: {problem:?}"
+        ),
+    }
+}
+
+/// A request as a client might write it.
+fn written(reference: Option<&Reference>, request: &Request) -> String {
+    let mut members = vec![];
+    let mut push = |name: &str, value: String| members.push(format!("{name:?}:{value}"));
+    let names = |topics: &[Topic]| serde_json::to_string(topics).expect("text is JSON");
+    let text = |text: &str| Value::from(text).to_string();
+    match request {
+        Request::Subscribe(topics, start) => {
+            push("topics", names(topics));
+            match start {
+                Start::Now => {}
+                Start::After(cursor) => push("lastEventId", text(&cursor.to_string())),
+                Start::Earliest => push("lastEventId", text("earliest")),
+                Start::Since(ms) => push("since", ms.to_string()),
+                Start::Age(ms) => push("since", text(&format!("{ms}ms"))),
+                Start::Last(count) => push("last", count.to_string()),
+                Start::Unreadable => panic!("a message that cannot be read is refused"),
+            }
+            push("type", text("subscribe"));
+        }
+        Request::Unsubscribe(topics) => {
+            push("type", text("unsubscribe"));
+            push("topics", names(topics));
+        }
+        Request::Publish(item) => {
+            push("type", text("publish"));
+            push("event", text(item.kind.as_str()));
+            push("end", item.end.to_string());
+            let texts = [
+                ("topic", item.topic.as_ref().map(Topic::as_str)),
+                ("data", item.data.as_deref()),
+                ("key", item.key.as_deref()),
+            ];
+            for (name, value) in texts {
+                if let Some(value) = value {
+                    push(name, text(value));
+                }
+            }
+        }
+        Request::Ping => push("type", text("ping")),
+    }
+    if let Some(reference) = reference {
+        push("ref", reference.as_json().to_owned());
+    }
+    format!("{{{}}}", members.join(","))
+}
+
 /// The members of an object as they were written, also those that are there twice.
 struct Members(Vec<(String, Value)>);
 
+/// Whether a request is the one that was asked for.
+type Expected<'a> = Box<dyn Fn(&Request) -> bool + 'a>;
+
 impl Members {
+    fn get(&self, name: &str) -> Option<&Value> {
+        let mut named = self.0.iter().filter(|(member, _)| member == name);
+        named.next().map(|(_, value)| value)
+    }
+
+    fn are_among(&self, names: &[&str]) -> bool {
+        let Self(members) = self;
+        members.iter().enumerate().all(|(at, (name, _))| {
+            names.contains(&name.as_str())
+                && members[..at].iter().all(|(earlier, _)| earlier != name)
+        })
+    }
+
+    /// What a client that wrote these wants; none if they are no request.
+    fn are_a_request(&self, most: usize) -> Option<Expected<'_>> {
+        match self.get("type")?.as_str()? {
+            "ping" if self.are_among(&["type", "ref"]) => {
+                Some(Box::new(|request| *request == Request::Ping))
+            }
+            "unsubscribe" if self.are_among(&["type", "ref", "topics"]) => {
+                let topics = self.topics(most)?;
+                Some(Box::new(move |request| match request {
+                    Request::Unsubscribe(read) => read.iter().map(Topic::as_str).eq(topics.clone()),
+                    _ => false,
+                }))
+            }
+            "subscribe"
+                if self.are_among(&["type", "ref", "topics", "lastEventId", "since", "last"]) =>
+            {
+                let (topics, starts) = (self.topics(most)?, self.start()?);
+                Some(Box::new(move |request| match request {
+                    Request::Subscribe(read, start) => {
+                        read.iter().map(Topic::as_str).eq(topics.clone()) && starts(*start)
+                    }
+                    _ => false,
+                }))
+            }
+            "publish" => {
+                let once = self.are_among(&["type", "ref", "topic", "event", "data", "end", "key"]);
+                let rest = self
+                    .0
+                    .iter()
+                    .filter(|(name, _)| name != "type" && name != "ref");
+                let rest = Members(rest.cloned().collect());
+                (once && rest.are_an_item()).then(|| -> Expected<'_> {
+                    // The same item alone, which has an oracle of its own.
+                    let alone = rest.0.into_iter().collect::<serde_json::Map<_, _>>();
+                    let alone = PublishItem::from_json(&Value::Object(alone).to_string());
+                    Box::new(move |request| match (request, &alone) {
+                        (Request::Publish(read), Ok(alone)) => {
+                            (&read.topic, &read.kind, read.end, &read.key)
+                                == (&alone.topic, &alone.kind, alone.end, &alone.key)
+                                && read.data.is_some() == alone.data.is_some()
+                        }
+                        _ => false,
+                    })
+                })
+            }
+            _ => None,
+        }
+    }
+
+    /// The names in `topics`, each once.
+    fn topics(&self, most: usize) -> Option<Vec<&str>> {
+        let mut names: Vec<&str> = Vec::new();
+        for name in self.get("topics")?.as_array()? {
+            let name = name.as_str()?;
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        let fine = (1..=most).contains(&names.len()) && names.iter().all(|name| is_topic(name));
+        fine.then_some(names)
+    }
+
+    /// Where these members say to start.
+    fn start(&self) -> Option<Box<dyn Fn(Start) -> bool + '_>> {
+        let place = |name| self.get(name).filter(|value| !value.is_null());
+        let number = |value: &Value| value.is_string() || value.is_u64();
+        let (since, last) = (place("since"), place("last"));
+        if !since.into_iter().chain(last).all(number) {
+            return None;
+        }
+        if let Some(cursor) = place("lastEventId") {
+            let expected = match cursor.as_str()? {
+                "" => None,
+                "earliest" => Some(Start::Earliest),
+                text => Some(Start::after(text.parse().ok()?)),
+            };
+            if let Some(expected) = expected {
+                return Some(Box::new(move |start| start == expected));
+            }
+        }
+        let text = |value: &Value| value.as_str().map_or(value.to_string(), str::to_owned);
+        match (since.map(text), last.map(text)) {
+            (Some(since), _) => {
+                // The ways of writing a time have an oracle of their own.
+                let query = format!("since={}", percent(since.as_bytes()));
+                let query = Query::parse(Some(&query)).expect("it is encoded");
+                let (expected, _) = query.start(&HeaderMap::new()).ok()?;
+                Some(Box::new(move |start| start == expected))
+            }
+            (None, Some(last)) => {
+                let count = last.parse().ok().filter(|count| *count <= 1_000)?;
+                Some(Box::new(move |start| start == Start::Last(count)))
+            }
+            (None, None) => Some(Box::new(|start| start == Start::Now)),
+        }
+    }
+
     fn are_an_item(&self) -> bool {
         let Self(members) = self;
         members.iter().enumerate().all(|(at, (name, value))| {

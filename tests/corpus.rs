@@ -113,6 +113,12 @@ fn an_event_in_json_is_read_as_any_parser_reads_it() {
 }
 
 #[test]
+fn a_message_of_a_client_wants_what_any_parser_reads_in_it() {
+    let shape = r#"\{ ?(("type":"(subscribe|unsubscribe|publish|ping|pin)"|"ref":("[a\\u00e9]{0,3}"|-?[0-9]{1,3}|null|\[\])|"topics":\[("[a-c]{1,2}",){0,3}"[a-d$]"\]|"lastEventId":("[0-9]-[0-9]"|"earliest"|""|null)|"since":("5m"|"x"|[0-9]{1,4})|"last":("[0-9]{1,4}"|-?[0-9]{1,4})|"topic":"[a-c]{1,2}"|"data":("[a-c\\n ]{0,3}"|\[1 , 2\]|null)|"end":(true|false)|"key":"[a-z]{0,2}"),){0,4}"type":"(subscribe|unsubscribe|publish|ping)" ?\}"#;
+    hold("ws_message", shape, oracles::ws_message);
+}
+
+#[test]
 fn a_query_says_what_was_put_into_it_and_where_to_start() {
     let shape = r"([0-9]{1,2}-[0-9]|x)?(\n((lastEventId|last_event_id|since|last|topic|control|envelope)=([0-9]{1,4}(-[0-9])?|earliest|5m|off|json|1970-01-01T00:00:01(Z|%2B01:00)|%[0-9a-g]{0,2}|\+)?&){0,4})?";
     hold("query", shape, oracles::query);

@@ -110,7 +110,7 @@ impl State {
     }
 }
 
-fn status_of(line: &[u8]) -> Option<u16> {
+pub(crate) fn status_of(line: &[u8]) -> Option<u16> {
     let code = line.strip_prefix(b"HTTP/1.1 ")?.get(..3)?;
     std::str::from_utf8(code).ok()?.parse().ok()
 }

@@ -16,6 +16,7 @@ mod line;
 mod machine;
 mod pace;
 mod payload;
+mod pollers;
 mod process;
 mod publisher;
 mod reader;
@@ -30,6 +31,7 @@ mod subscribers;
 mod tally;
 mod target;
 mod wire;
+mod ws;
 
 use std::process::ExitCode;
 

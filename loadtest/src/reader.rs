@@ -7,6 +7,7 @@ use mio::net::TcpStream;
 use crate::stream::{Arrival, EventId, Kind, Sse};
 use crate::tally::Tally;
 use crate::wire::Wire;
+use crate::ws;
 
 /// One open stream.
 pub(crate) struct Reader {
@@ -91,10 +92,15 @@ impl Reader {
             topic,
             ..
         } = self;
+        let messages = matches!(wire, Wire::WebSocket(_));
         let fed = wire.feed(bytes, replies, &mut |body| {
-            sse.feed(body, &mut |arrival| {
-                position.arrive(arrival, *topic, now_ns, tally);
-            });
+            if messages {
+                position.arrive(ws::arrival(body), *topic, now_ns, tally);
+            } else {
+                sse.feed(body, &mut |arrival| {
+                    position.arrive(arrival, *topic, now_ns, tally);
+                });
+            }
         });
         if let Err(error) = fed {
             let topic = self.topic;
@@ -105,7 +111,7 @@ impl Reader {
             );
             return After::Ended;
         }
-        if !matches!(self.wire.status(), 0 | 200) {
+        if !matches!(self.wire.status(), 0 | 101 | 200) {
             let (status, start) = (self.wire.status(), String::from_utf8_lossy(bytes));
             tally.faults.note(
                 |faults| &mut faults.refused,
@@ -120,7 +126,7 @@ impl Reader {
             return After::Ended;
         }
         if !self.replies.is_empty() {
-            // Acknowledgements are a few bytes at the start of a connection: the socket has room for them.
+            // Acknowledgements and pongs are a few bytes now and then: the socket has room for them.
             let _gone_otherwise = self.socket.write(&self.replies);
             self.replies = Vec::new();
         }

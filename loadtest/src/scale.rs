@@ -12,6 +12,10 @@ pub(crate) struct Scale {
     /// Streams of one topic, one figure each.
     pub(crate) fanout: Vec<usize>,
     pub(crate) generic: usize,
+    /// `WebSocket` streams of one topic, one figure each.
+    pub(crate) websockets: Vec<usize>,
+    /// Polls that wait for the same event.
+    pub(crate) pollers: usize,
     /// Topics, and streams of each.
     pub(crate) topics: Vec<(usize, usize)>,
     /// Between these numbers of streams the slope of memory is taken.
@@ -70,6 +74,8 @@ impl Scale {
             deliveries_per_second: 100_000.0,
             fanout: vec![1_000, 5_000, 15_000],
             generic: 5_000,
+            websockets: vec![1_000, 5_000],
+            pollers: 1_000,
             topics: vec![(1_000, 5), (10_000, 1)],
             idle: (1_000, 15_000),
             idle_generic: (1_000, 5_000),
@@ -96,6 +102,8 @@ impl Scale {
             measured: Duration::from_millis(1_500),
             fanout: vec![500, 2_000],
             generic: 500,
+            websockets: vec![500],
+            pollers: 200,
             topics: vec![(200, 5), (2_000, 1)],
             idle: (500, 3_000),
             idle_generic: (200, 1_000),
@@ -120,6 +128,8 @@ impl Scale {
         if let Some(connections) = overrides.connections {
             let few = (connections / 10).max(1);
             self.fanout = vec![connections];
+            self.websockets = vec![connections];
+            self.pollers = connections;
             self.topics = vec![(connections.div_ceil(5), 5), (connections, 1)];
             (self.idle, self.idle_generic) = ((few, connections), (few, connections));
             (self.generic, self.latency, self.saturated) = (connections, connections, connections);
@@ -148,6 +158,7 @@ impl Scale {
     pub(crate) fn clamp(&mut self, most: usize) -> bool {
         let single = [
             &mut self.generic,
+            &mut self.pollers,
             &mut self.idle.1,
             &mut self.idle_generic.1,
             &mut self.latency,
@@ -160,7 +171,8 @@ impl Scale {
             &mut self.replicated,
         ];
         let mut shrunk = false;
-        for size in single.into_iter().chain(&mut self.fanout) {
+        let several = self.fanout.iter_mut().chain(&mut self.websockets);
+        for size in single.into_iter().chain(several) {
             shrunk |= *size > most;
             *size = (*size).min(most);
         }

@@ -351,11 +351,11 @@ impl Publishing {
     }
 
     /// Lets the publisher know how many deliveries have been made.
-    fn tell(&self, delivered: u64) {
+    pub(crate) fn tell(&self, delivered: u64) {
         self.progress.delivered.store(delivered, Ordering::Relaxed);
     }
 
-    fn has_failed(&self) -> bool {
+    pub(crate) fn has_failed(&self) -> bool {
         // A thread that is done has either published its plan or failed; which one, `end` tells.
         self.thread.is_finished() && !self.progress.done.load(Ordering::Relaxed)
     }

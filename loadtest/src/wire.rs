@@ -1,7 +1,8 @@
-//! How a subscriber asks, and how its answer is unpacked: HTTP/1.1 or HTTP/2.
+//! How a subscriber asks, and how its answer is unpacked: HTTP/1.1, HTTP/2 or WebSocket.
 
 use crate::h2::{self, H2};
 use crate::http1::Http1;
+use crate::ws::{self, Ws};
 
 /// The protocol that a subscriber speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -9,6 +10,7 @@ pub(crate) enum Protocol {
     Http1,
     /// HTTP/2 without TLS: the gateway's generic path.
     H2c,
+    WebSocket,
 }
 
 /// Where a subscription starts.
@@ -25,12 +27,14 @@ pub(crate) enum WireError {
     Head,
     Chunk,
     AfterTheEnd,
+    Frame,
 }
 
 /// One answer being read.
 pub(crate) enum Wire {
     Http1(Http1),
     H2c(Box<H2>),
+    WebSocket(Box<Ws>),
 }
 
 impl Wire {
@@ -38,6 +42,7 @@ impl Wire {
         match protocol {
             Protocol::Http1 => Self::Http1(Http1::default()),
             Protocol::H2c => Self::H2c(Box::default()),
+            Protocol::WebSocket => Self::WebSocket(Box::default()),
         }
     }
 
@@ -45,6 +50,7 @@ impl Wire {
         match self {
             Self::Http1(answer) => answer.status(),
             Self::H2c(answer) => answer.status(),
+            Self::WebSocket(answer) => answer.status(),
         }
     }
 
@@ -52,10 +58,11 @@ impl Wire {
         match self {
             Self::Http1(answer) => answer.is_done(),
             Self::H2c(answer) => answer.is_done(),
+            Self::WebSocket(answer) => answer.is_done(),
         }
     }
 
-    /// Reads the next piece: the body goes to `body`, what must be answered to `replies`.
+    /// Reads the next piece: the body goes to `body`, each message of a WebSocket at once; what must be answered to `replies`.
     pub(crate) fn feed(
         &mut self,
         bytes: &[u8],
@@ -65,6 +72,7 @@ impl Wire {
         match self {
             Self::Http1(answer) => answer.feed(bytes, body),
             Self::H2c(answer) => answer.feed(bytes, replies, body),
+            Self::WebSocket(answer) => answer.feed(bytes, replies, body),
         }
     }
 }
@@ -78,6 +86,7 @@ pub(crate) fn subscribe(protocol: Protocol, topic: &str, start: Start) -> Vec<u8
     };
     let path = format!("/events?topic={topic}{query}");
     match protocol {
+        Protocol::WebSocket => ws::handshake(topic, start),
         Protocol::Http1 => {
             let cursor = cursor.map_or_else(String::new, |id| format!("Last-Event-ID: {id}\r\n"));
             format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n{cursor}\r\n").into_bytes()

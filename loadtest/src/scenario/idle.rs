@@ -28,6 +28,12 @@ pub(super) fn generic(context: &Context, report: &mut Report) -> Result<()> {
     )
 }
 
+/// What tokio-tungstenite alone was measured to take with a read buffer of 4 KiB: 5.7 KB.
+pub(super) fn websockets(context: &Context, report: &mut Report) -> Result<()> {
+    let sizes = context.scale.idle_generic;
+    sample(context, report, Protocol::WebSocket, sizes, 5.6)
+}
+
 fn sample(
     context: &Context,
     report: &mut Report,
@@ -46,6 +52,7 @@ fn sample(
     let path = match protocol {
         Protocol::Http1 => "HTTP/1.1",
         Protocol::H2c => "generic path (h2c)",
+        Protocol::WebSocket => "WebSocket",
     };
     report.add(Sample {
         name: format!("RSS per idle stream, {path}, {} to {}", sizes.0, sizes.1),

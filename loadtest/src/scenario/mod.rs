@@ -6,6 +6,7 @@ mod connects;
 mod fanout;
 mod idle;
 mod latency;
+mod poll;
 mod redis_fanout;
 mod redis_memory;
 mod redis_publish;
@@ -57,6 +58,10 @@ pub(crate) enum Scenario {
     Stuck,
     /// Connects and drops of every kind.
     Churn,
+    /// Streams over `WebSocket`: CPU per delivery, memory, and some that do not read.
+    Ws,
+    /// Long polling: CPU per poll, and for each event that a poll waits for.
+    Poll,
     /// Publishes through Redis, beside a plain XADD.
     RedisPublish,
     /// A replica is killed, and everybody comes back to another one.
@@ -93,6 +98,12 @@ impl Scenario {
             Self::Replay => replay::run(context, report),
             Self::Stuck => stuck::run(context, report),
             Self::Churn => churn::run(context, report),
+            Self::Ws => {
+                fanout::websockets(context, report)?;
+                idle::websockets(context, report)?;
+                stuck::websockets(context, report)
+            }
+            Self::Poll => poll::run(context, report),
             Self::RedisPublish => redis_publish::run(context, report),
             Self::RedisStorm => redis_storm::run(context, report),
             Self::RedisFanout => redis_fanout::run(context, report),
@@ -172,7 +183,7 @@ impl Context {
 
 impl Pair<Window> {
     /// CPU per delivery of the server under test as a multiple of the floor's.
-    fn cpu_sample(&self, name: String, most: f64) -> Sample {
+    fn cpu_sample(&self, name: String, goal: Goal) -> Sample {
         let (floor, tested) = (
             self.floor.cpu_us_per_delivery(),
             self.tested.cpu_us_per_delivery(),
@@ -181,7 +192,7 @@ impl Pair<Window> {
             name,
             value: ratio(tested, floor),
             unit: "×",
-            goal: Goal::AtMost(most),
+            goal,
             floor: Some(floor),
             tested: Some(tested),
             raw_unit: "µs",

@@ -42,10 +42,7 @@ pub(super) fn run(context: &Context, report: &mut Report) -> Result<()> {
         notes,
     });
     let name = format!("saturated CPU per delivery, 1 topic × {streams}");
-    report.add(Sample {
-        goal: Goal::None,
-        ..pair.cpu_sample(name, 1.0)
-    });
+    report.add(pair.cpu_sample(name, Goal::None));
     Ok(())
 }
 

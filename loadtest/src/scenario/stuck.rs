@@ -18,19 +18,27 @@ const RATE: f64 = 15_000.0;
 const FILL_EVENTS: u64 = 400;
 
 pub(super) fn run(context: &Context, report: &mut Report) -> Result<()> {
+    compare(context, report, Protocol::Http1, "")
+}
+
+pub(super) fn websockets(context: &Context, report: &mut Report) -> Result<()> {
+    compare(context, report, Protocol::WebSocket, " WebSockets")
+}
+
+fn compare(context: &Context, report: &mut Report, protocol: Protocol, what: &str) -> Result<()> {
     let reading = context.scale.stuck_of * 9 / 10;
     let stuck = context.scale.stuck_of - reading;
     let (alone, beside);
     if context.round.is_multiple_of(2) {
-        alone = measure(context, reading, 0)?;
-        beside = measure(context, reading, stuck)?;
+        alone = measure(context, protocol, reading, 0)?;
+        beside = measure(context, protocol, reading, stuck)?;
     } else {
-        beside = measure(context, reading, stuck)?;
-        alone = measure(context, reading, 0)?;
+        beside = measure(context, protocol, reading, stuck)?;
+        alone = measure(context, protocol, reading, 0)?;
     }
     report.add(Sample {
         name: format!(
-            "{stuck} of {} stuck, 16 KiB events: p99 of the others",
+            "{stuck} of {}{what} stuck, 16 KiB events: p99 of the others",
             context.scale.stuck_of
         ),
         value: ratio(beside.1, alone.1),
@@ -49,7 +57,7 @@ pub(super) fn run(context: &Context, report: &mut Report) -> Result<()> {
     let grown = |window: &Window| float(window.rss_most.saturating_sub(window.rss_start)) / MIB;
     report.add(Sample {
         name: format!(
-            "{stuck} of {} stuck: RSS above its start",
+            "{stuck} of {}{what} stuck: RSS above its start",
             context.scale.stuck_of
         ),
         value: grown(&beside.0),
@@ -64,7 +72,12 @@ pub(super) fn run(context: &Context, report: &mut Report) -> Result<()> {
 }
 
 /// The window, and p99 in milliseconds.
-fn measure(context: &Context, reading: usize, stuck: usize) -> Result<(Window, f64)> {
+fn measure(
+    context: &Context,
+    protocol: Protocol,
+    reading: usize,
+    stuck: usize,
+) -> Result<(Window, f64)> {
     let settings = Settings {
         retained_bytes: "4MiB".to_owned(),
         write_timeout: "10s".to_owned(),
@@ -85,9 +98,9 @@ fn measure(context: &Context, reading: usize, stuck: usize) -> Result<(Window, f
         per_second: None,
         ..plan(FILL_EVENTS)
     })?;
-    stage.subscribe(Protocol::Http1, 1, reading)?;
+    stage.subscribe(protocol, 1, reading)?;
     stage.deliver(&plan(whole(per_second).max(3)), fan)?;
-    stage.subscribe(Protocol::Http1, 1, stuck)?;
+    stage.subscribe(protocol, 1, stuck)?;
     stage.subscribers.stick(stuck);
     stage.subscribers.tally.timing = true;
     let events = whole(per_second * context.scale.stuck_measured.as_secs_f64()).max(3);

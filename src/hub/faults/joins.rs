@@ -121,7 +121,7 @@ impl Connection {
                             all_there = false;
                             Poll::Pending
                         }
-                        read => read,
+                        read @ Poll::Ready(_) => read,
                     }
                 }
             };
@@ -133,11 +133,10 @@ impl Connection {
         let ceiling = meeting.unwrap_or(EventId::MAX);
         match look(&mut self.stream, ceiling, cx, &mut frames, budget) {
             Poll::Ready(Read::Reached) if all_there => Poll::Ready(Step::Met),
-            Poll::Ready(Read::Reached) => Poll::Pending,
             // Others are about to be added.
             Poll::Ready(Read::Over) if !self.added.is_empty() => Poll::Pending,
+            Poll::Ready(Read::Reached) | Poll::Pending => Poll::Pending,
             Poll::Ready(read) => Poll::Ready(Step::Stream(read, frames)),
-            Poll::Pending => Poll::Pending,
         }
     }
 }
