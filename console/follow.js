@@ -1,10 +1,17 @@
 // Following topics: one TidegateSource, what it says as rows, and what is known of the connection.
 
 import { TidegateSource } from '/tidegate.js';
-import { bytesOf, many, msOf } from './text.js';
+import { bytesOf, clock, many, msOf } from './text.js';
 
 /** What a source goes by, in words. */
 export const TRANSPORTS = { sse: 'SSE', fetch: 'SSE by fetch', ws: 'WebSocket', poll: 'long poll' };
+
+const TITLES = {
+  400: 'The gateway does not understand what was asked',
+  401: 'A token is needed, or another one',
+  403: 'Not allowed',
+  404: 'There is no such thing',
+};
 
 const REASONS = {
   retention: 'retention took them',
@@ -22,6 +29,8 @@ export class Follow {
   #source = undefined;
   #asked = undefined;
   #ended = new Set();
+  /** Why the last try failed. */
+  #trouble = '';
   #told;
 
   /** `told.row(row)` gets what comes, `told.changed()` is called when something else is different. */
@@ -47,6 +56,7 @@ export class Follow {
     this.end();
     this.#asked = { topics, start };
     this.#ended.clear();
+    this.#trouble = '';
     this.problem = undefined;
     this.facts = blank();
     this.state = 'connecting';
@@ -63,6 +73,7 @@ export class Follow {
     on('gap', (event) => this.#gap(event));
     on('live', () => this.#live());
     on('end', ({ topic }) => this.#end(topic));
+    on('expiring', ({ expires }) => this.#row('gap', `The token ends at ${clock(Date.parse(expires))}: put in a newer one, and it goes on from the cursor`));
     on('error', (event) => this.#error(event));
     on('state', () => this.#told.changed());
     this.#told.changed();
@@ -97,6 +108,7 @@ export class Follow {
 
   #open({ replay, reason, topics, missedAtLeast, transport, connection, retry }) {
     const { facts } = this;
+    this.#trouble = '';
     const first = facts.connects === 0;
     Object.assign(facts, { replay, reason, transport, connection, retry, connects: facts.connects + 1 });
     facts.missedAtLeast = missedAtLeast;
@@ -132,16 +144,20 @@ export class Follow {
     this.#told.changed();
   }
 
-  #error(event) {
-    const problem = event.problem;
-    const over = this.#source.readyState === 2;
-    if (over && this.state !== 'ended') {
+  #error({ status, code, detail }) {
+    const why = [detail, status && code ? `${status} ${code}` : (code ?? status)].filter(Boolean).join(', ');
+    if (this.#source.readyState === 2) {
+      if (code === 'finished') this.state = 'ended';
+      if (this.state === 'ended') return this.#told.changed();
       this.state = 'closed';
-      this.problem = problem ?? { title: 'The connection is closed', detail: 'the gateway does not want it back' };
-      this.#row('refused', `Closed: ${this.problem.title ?? ''}${this.problem.detail ? `, ${this.problem.detail}` : ''}`, { tone: 'bad' });
-    } else if (!over && this.state !== 'connecting') {
+      this.problem = { title: TITLES[status] ?? 'Closed for good', detail: detail ?? 'The gateway does not want this connection back.', code };
+      this.#row('refused', `Closed for good: ${why || 'no reason was told'}`, { tone: 'bad' });
+    } else if (this.state !== 'connecting' || (code ?? '') !== this.#trouble) {
+      // Each further try that fails in the same way says nothing new.
+      const gone = this.state !== 'connecting';
       this.state = 'connecting';
-      this.#row('lost', `Connection gone${problem?.detail ? ` (${problem.detail})` : ''}: coming back with the cursor ${this.cursor ?? 'it started with'}`);
+      this.#trouble = code ?? '';
+      this.#row('lost', `${gone ? 'Connection gone' : 'Not connected'}${why ? `: ${why}` : ''}. Coming back${this.cursor ? ` with the cursor ${this.cursor}` : ''}`);
     }
     this.#told.changed();
   }

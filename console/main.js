@@ -133,12 +133,13 @@ function facts() {
   $('transport-now').textContent = TRANSPORTS[facts.transport] ?? '–';
   $('connection').textContent = facts.connection ?? '–';
   $('retry').textContent = facts.retry === undefined ? '–' : span(facts.retry);
+  $('retry-fact').hidden = facts.retry === undefined && facts.connects > 0;
   $('connects').textContent = number(facts.connects);
   $('gaps').textContent = number(facts.gaps);
   $('gaps').toggleAttribute('data-some', facts.gaps > 0);
   $('stop').disabled = state === 'idle';
   $('follow').textContent = follow.running ? 'Follow anew' : 'Follow';
-  if (problem) notice($('follow-notice'), 'bad', problem.title ?? 'Refused', `${problem.detail ?? ''}${problem.code ? ` (${problem.code})` : ''}`);
+  if (problem) notice($('follow-notice'), 'bad', problem.title, `${problem.detail}${problem.code ? ` (${problem.code})` : ''}`);
   const now = `${STATES[state]}${state === 'live' ? `: ${follow.topics.join(', ')}` : ''}`;
   if (now !== told) say(now);
   told = now;
@@ -299,13 +300,14 @@ $('topic-input').addEventListener('keydown', (event) => {
     topicsChanged();
   }
 });
-$('topic-input').addEventListener('blur', () => takeTopic() && topicsChanged());
 $('chips-box').addEventListener('click', (event) => event.target === event.currentTarget && $('topic-input').focus());
 
 $('token').value = stored(sessionStorage, 'tidegate.token') ?? '';
 $('token').addEventListener('change', () => {
   store(sessionStorage, 'tidegate.token', token());
   snippets();
+  // A newer token takes over where the old one stops.
+  if (follow.running && token()) begin(follow.cursor ? { lastEventId: follow.cursor } : start());
 });
 
 $('try').addEventListener('click', async () => {

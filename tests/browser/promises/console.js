@@ -150,6 +150,21 @@ export default function theConsole(world, each) {
     });
   });
 
+  for (const [transport, name] of [['sse', 'SSE by fetch'], ['ws', 'WebSocket'], ['poll', 'long poll']]) {
+    test(`by ${name} the same is shown`, async (t) => {
+      await scene(t, {}, async ({ gateway, visit }) => {
+        for (const data of ['one', 'two', 'three']) await gateway.publish({ topic: 'orders', event: data, data });
+        const ui = await visit(`#topic=orders&last=2&transport=${transport}`);
+        await ui.shows('state', 'Live');
+        await ui.shows('transport-now', name);
+        await gateway.publish({ topic: 'orders', data: 'four' });
+        await ui.shows('received', '3');
+        assert.deepEqual((await ui.events()).map(({ type, data }) => [type, data]), [['two', 'two'], ['three', 'three'], ['message', 'four']]);
+        assert.equal(await ui.text('gaps'), '0');
+      });
+    });
+  }
+
   test('a paused table stands still, and goes on with all that came; cleared it is empty', async (t) => {
     await scene(t, {}, async ({ gateway, ui }) => {
       await ui.follow('orders');
@@ -173,6 +188,7 @@ export default function theConsole(world, each) {
       await ui.follow('orders');
       await gateway.publish({ topic: 'orders', data: 'last', end: true });
       await ui.shows('state', 'Finished');
+      await ui.until('the end', () => document.querySelector('#rows .end:not([hidden])') !== null);
       assert.deepEqual((await ui.rows()).slice(-2).map(({ kind, data, say }) => data ?? `${kind}: ${say}`), ['last', 'end: End: orders is finished']);
     });
   });
@@ -245,6 +261,12 @@ export default function theConsole(world, each) {
         await ui.choose('snippet-kind', kind);
         assert.ok(!(await ui.text('snippet')).includes(shown), kind);
       }
+      await ui.press('Escape');
+      await ui.fill('token', token(600, { subject: 'bob' }));
+      await ui.shows('connects', '1');
+      await ui.shows('verdict', 'complete');
+      await gateway.publish({ topic: 'orders', data: 'to bob' });
+      await ui.shows('received', '2');
       const other = await visit('#topic=orders');
       other.expected = [REFUSED];
       await other.shows('state', 'Closed');

@@ -41,13 +41,16 @@ export class Console {
   requests = [];
   /** What it has complained of. */
   complaints = [];
+  #context;
   #tab;
   #engine;
   #origin;
 
   static async open({ engine, browser }, origin, path, { width = 1280, height = 800, dark = false } = {}) {
-    const tab = await browser.open('about:blank');
+    const context = await browser.context();
+    const tab = await context.open('about:blank');
     const ui = new Console();
+    ui.#context = context;
     ui.#tab = tab;
     ui.#engine = engine;
     ui.#origin = origin;
@@ -141,8 +144,19 @@ export class Console {
     return this.until(`${count} events in sight`, (wanted) => document.querySelectorAll('#rows .row:not(.control):not([hidden])').length === wanted, count);
   }
 
+  /** By the mouse, at the middle of what the selector finds first, which nothing may cover. */
   async click(selector) {
-    await bounded(`a click on ${selector}`, this.page.click(selector), PAGE_MS);
+    // The libraries' own clicks wait for frames, and Firefox draws none for a page behind others.
+    const at = await this.evaluate((wanted) => {
+      const node = document.querySelector(wanted);
+      node.scrollIntoView({ block: 'nearest' });
+      const { left, top, width, height } = node.getBoundingClientRect();
+      const [x, y] = [left + width / 2, top + height / 2];
+      const hit = document.elementFromPoint(x, y);
+      return { x, y, hit: node.contains(hit), covered: hit?.outerHTML.slice(0, 100) ?? 'out of sight' };
+    }, selector);
+    assert.ok(at.hit, `${selector} can be clicked, not ${at.covered}`);
+    await bounded(`a click on ${selector}`, this.page.mouse.click(at.x, at.y), PAGE_MS);
   }
 
   /** Puts text in the place of what a field holds, by keys. */
@@ -218,6 +232,6 @@ export class Console {
   }
 
   close() {
-    return this.#tab.close();
+    return this.#context.close();
   }
 }
