@@ -329,8 +329,8 @@ impl EventStream {
     }
 }
 
-/// Ticks of silence before a keepalive: at least 85 % of the setting, at most the setting itself, which proxies rely on.
-fn draw_silence(app: &App) -> u32 {
+/// Ticks of silence before a keepalive, whatever that is: at least 85 % of the setting, at most the setting itself, which proxies rely on.
+pub(super) fn draw_silence(app: &App) -> u32 {
     let ticks = Alarms::ticks(app.config().stream.keepalive);
     ticks - rand::random_range(0..=ticks / 100 * 15 + ticks % 100 * 15 / 100)
 }

@@ -37,7 +37,7 @@ use crate::{
         app::App,
         problem::{Code, Problem},
         publish::{self, Rules},
-        stream::{Control, EventStream, Next, OpenData},
+        stream::{Control, EventStream, Next, OpenData, draw_silence},
         writer::LINGER,
     },
     hub::{Opening, Read, Subscriber},
@@ -155,8 +155,7 @@ where
     }
 
     fn ping_later(&mut self) {
-        let silence = Alarms::ticks(self.app.config().stream.keepalive);
-        self.ping_at = self.app.alarms.now() + u64::from(silence);
+        self.ping_at = self.app.alarms.now() + u64::from(draw_silence(&self.app));
     }
 
     fn ring_at(&mut self, tick: u64, cx: &Context<'_>) {
