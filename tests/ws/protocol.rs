@@ -268,7 +268,7 @@ async fn what_came_before_a_fault_counts() {
 /// Two hundred clients that speak nonsense of all kinds: the gateway lives, tells others the truth, and keeps no place.
 #[tokio::test]
 async fn noise_breaks_nothing() {
-    let gateway = Gateway::with("stream.keepalive", "300ms").start().await;
+    let gateway = Gateway::start().await;
     let mut witness = gateway.follow("orders").await;
     let mut noise = JoinSet::new();
     for seed in 0..200_u64 {

@@ -536,8 +536,12 @@ async fn a_hole_that_opens_while_connected_is_told_in_the_stream() {
         .await;
     let mut socket = gateway.ws("topic=orders").narrow().open().await;
     let large = "x".repeat(60_000);
-    let data = (0..EVENTS).map(|number| format!("{number} {large}"));
-    gateway.publish_lines("orders", data).await;
+    let data: Vec<String> = (0..EVENTS)
+        .map(|number| format!("{number} {large}"))
+        .collect();
+    for piece in data.chunks(30) {
+        gateway.publish_lines("orders", piece).await;
+    }
     let (mut wanted, mut came, mut told) = (0, 0, false);
     while wanted < EVENTS {
         let message = socket.telling().await;

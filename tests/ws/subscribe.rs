@@ -302,6 +302,52 @@ async fn a_topic_that_is_followed_already_stays_as_it_is() {
     }
 }
 
+/// It used to be called live at once, with a cursor beyond what was still to come: whoever came back with that missed it.
+#[tokio::test]
+async fn a_topic_that_catches_up_is_not_live_because_it_is_asked_for_again() {
+    const EVENTS: usize = 3_000;
+    let gateway = Gateway::with("tail.events", 16).start().await;
+    gateway.publish_lines("stock", numbers(0..EVENTS)).await;
+    let mut socket = gateway.follow("orders").await;
+    let subscribe = |number: u32, topics: &[&str], start: &str| json!({ "type": "subscribe", "ref": number, "topics": topics, "lastEventId": start });
+    socket.send(subscribe(1, &["stock"], "earliest")).await;
+    socket.send(subscribe(2, &["stock"], "earliest")).await;
+    socket.send(subscribe(3, &["stock", "orders"], "")).await;
+    let (mut answered, mut came) = (0, 0);
+    while came < EVENTS || answered < 3 {
+        let message = socket.telling().await;
+        match message["type"].as_str() {
+            Some("subscribed") => {
+                answered += 1;
+                assert_eq!(message["ref"], answered, "{message}");
+            }
+            Some("event") => came += 1,
+            // The client has seen that it is in the cursor.
+            Some("live") => assert_eq!(came, EVENTS, "{message}"),
+            _ => panic!("{message}"),
+        }
+    }
+    let before = until_pong(&mut socket, 4).await;
+    assert!(before.is_empty(), "{before:?}");
+    gateway.publish("stock", "the next").await;
+    let came = socket.next().await;
+    assert!(came.has_cursor, "{came:?}");
+}
+
+/// Nobody is put out for following nothing at the moment.
+#[tokio::test]
+async fn the_last_topic_may_be_left_too() {
+    let gateway = Gateway::start().await;
+    let mut socket = gateway.follow("orders").await;
+    socket.unsubscribe(&["orders"]).await;
+    socket.publish("orders", "a").await;
+    socket.stays_silent().await;
+    let start = json!({ "lastEventId": "earliest" });
+    socket.begin_subscribe(&["orders"], start).await;
+    let (data, _) = catches_up(&mut socket, &["orders"]).await;
+    assert_eq!(data, ["a"]);
+}
+
 #[tokio::test]
 async fn of_old_and_new_topics_the_new_ones_are_replayed() {
     let gateway = Gateway::start().await;

@@ -44,6 +44,20 @@ impl Joining {
         self.subscriber.topics()
     }
 
+    /// Whether one of these topics is among what it follows.
+    pub(super) fn follows_any(&self, topics: &[Topic]) -> bool {
+        self.topics().any(|followed| topics.contains(followed))
+    }
+
+    /// Tells of these topics, too, when it is live.
+    pub(super) fn tell_of(&mut self, topics: Vec<Topic>) {
+        for topic in topics {
+            if !self.asked.contains(&topic) {
+                self.asked.push(topic);
+            }
+        }
+    }
+
     /// Its parts, to be handed over: with what was asked for, and is still followed.
     pub(super) fn into_parts(self) -> (Subscriber, Vec<Topic>) {
         (self.subscriber, self.asked)

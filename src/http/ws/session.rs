@@ -468,7 +468,12 @@ where
             };
             let subscribed = encode::subscribed(reference.as_ref(), &asked, &opening);
             self.answers.push_back(subscribed);
-            self.answers.push_back(encode::live(asked.iter(), cursor));
+            // What still catches up is live when it has, and not before.
+            let mut joining = self.joining.iter_mut().rev();
+            match joining.find(|joining| joining.follows_any(&asked)) {
+                Some(joining) => joining.tell_of(asked),
+                None => self.answers.push_back(encode::live(asked.iter(), cursor)),
+            }
             return Ok(());
         }
         self.request = Some(Box::pin(async move {
