@@ -197,7 +197,7 @@ fn token(subject: &str) -> String {
 async fn one_subject_has_so_many_places_wherever_it_is() {
     let gateway = Gateway::with("auth.jwt.secret", SECRET)
         .with("server.trusted_proxies", "127.0.0.1")
-        .with("limits.connections_per_subject", 2)
+        .config("limits: {connections_per_subject: 2}\n")
         .start()
         .await;
     let entry = |way: Encoding, subject: &str, address: &str| {
@@ -227,7 +227,12 @@ async fn denied_addresses_are_not_served() {
         .await;
     for way in Encoding::ALL {
         let denied = gateway.entry(way, "topic=orders").from("192.0.2.1");
-        denied.is_refused(403, "address_forbidden").await;
+        let answer = if way == Encoding::Ws {
+            denied.handshake().answer().await
+        } else {
+            denied.answer().await
+        };
+        answer.refuses(403, "address_forbidden");
         let other = gateway.entry(way, "topic=orders").from("192.0.3.1");
         drop(enters(&gateway, &other, 1).await);
         gateway.has_places_taken(0).await;

@@ -277,10 +277,6 @@ async fn notices(gateway: &Gateway) {
     .await;
 }
 
-fn durable_settings() -> Settings {
-    Gateway::with("stream.keepalive", "200ms")
-}
-
 /// Open places stay open, new ones are served as far as the tail proves them, and nothing of the time between is lost.
 #[tokio::test]
 async fn redis_away_is_no_outage_for_any_encoding() {
@@ -288,7 +284,7 @@ async fn redis_away_is_no_outage_for_any_encoding() {
         .appendonly(Fsync::Always)
         .start()
         .await;
-    let gateway = replica_of(durable_settings(), &redis).await;
+    let gateway = replica_of(Gateway::settings(), &redis).await;
     let mut live = gateway.subscribe("orders").await;
     let mut socket = gateway.follow("orders").await;
     let cursor = live.cursor();

@@ -465,6 +465,33 @@ async fn among_several_topics_the_ends_are_told_and_the_others_go_on() {
     assert_eq!(ended, ["a", "b"]);
 }
 
+/// A chain used to stand still at the first end, which it was told again and again, once all topics had ended.
+#[tokio::test]
+async fn a_chain_goes_on_from_one_end_to_the_next() {
+    let gateway = Gateway::start().await;
+    let topics = ["a", "b", "c"];
+    for topic in topics {
+        gateway.publish(topic, topic).await;
+    }
+    for topic in topics {
+        gateway.finish(topic, None).await;
+    }
+    for limit in [1, 2, 100] {
+        let mut poller = crate::support::Poller::from(gateway.public, "a,b,c", "0-0");
+        let (mut data, mut ended) = (Vec::new(), Vec::new());
+        // An event an answer, an end an answer, and one that says that there is nothing more.
+        for _ in 0..7 {
+            let query = format!("limit={limit}&wait=5s");
+            let polled = poller.once(&query).await;
+            data.extend(polled.data().into_iter().map(str::to_owned));
+            ended = polled.ended;
+        }
+        assert_eq!(data, topics, "by {limit}");
+        ended.sort_unstable();
+        assert_eq!(ended, topics, "by {limit}");
+    }
+}
+
 #[tokio::test]
 async fn only_get_and_head_are_answered() {
     let gateway = Gateway::start().await;
