@@ -30,6 +30,7 @@ export function joinTabs({ name, locks, BroadcastChannel, silenceMs, hasStart, c
   let connection; // of the link that leads, while it is open
   let seen; // the leader's cursor
   let heard = 0; // when
+  let joined; // the leader has said that it is open
   let earliest; // cursor of all tabs
   let asking; // timer
 
@@ -44,6 +45,7 @@ export function joinTabs({ name, locks, BroadcastChannel, silenceMs, hasStart, c
     if (!leading && link && seen && message.cursor && !isAfter(seen, message.cursor)) {
       link.close();
       link = undefined;
+      joined = true;
     }
   };
 
@@ -56,8 +58,9 @@ export function joinTabs({ name, locks, BroadcastChannel, silenceMs, hasStart, c
     const mine = cursor();
     heard = Date.now();
     if (message.isNew || isAfter(message.cursor, seen)) seen = message.cursor;
+    if (message.type === 'open') joined = true;
     // A link of its own tells this tab everything.
-    if (link && message.type !== 'closed') return;
+    if ((link || !joined) && message.type !== 'closed') return;
     if (!message.isNew && (mine ? isAfter(message.prev, mine) : hasStart)) connect(mine);
     else emit({ replay: mine ? 'complete' : 'none', ...message });
   };
@@ -87,13 +90,13 @@ export function joinTabs({ name, locks, BroadcastChannel, silenceMs, hasStart, c
     })
     .catch(() => {});
 
-  const isServed = () => leading || link || Date.now() - heard <= silenceMs;
+  const isServed = () => leading || link || (joined && Date.now() - heard <= silenceMs);
 
   const check = () => {
     if (isServed()) return;
     say({ type: 'ask', from: me });
-    clearTimeout(asking);
-    asking = setTimeout(() => {
+    asking ??= setTimeout(() => {
+      asking = undefined;
       if (isServed()) return;
       seen = undefined;
       connect(cursor());

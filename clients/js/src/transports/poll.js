@@ -4,8 +4,6 @@ import { parseJson } from '../items.js';
 import { refusalOf } from '../refusal.js';
 
 const LIMIT = 1000;
-/** An answer that brings nothing takes longer than that. */
-const LULL_MS = 1000;
 
 /** As `followByFetch`; `waitMs`: how long one poll waits for an event. */
 export async function followByPolling({ request, fetch, init, signal, waitMs }, sink) {
@@ -27,6 +25,6 @@ export async function followByPolling({ request, fetch, init, signal, waitMs }, 
     if (!isLive && events.length < LIMIT) sink.item({ type: 'live', cursor });
     isLive ||= events.length < LIMIT;
     // The gateway drains, or a proxy answers in its place: not again at once.
-    if (wait && !events.length && Date.now() - began < LULL_MS) return {};
+    if (!events.length && !ended.length && verdict.replay !== 'gap' && Date.now() - began < wait / 2) return {};
   }
 }
