@@ -13,6 +13,12 @@ import refusal from './promises/refusal.js';
 import away from './promises/away.js';
 import tokens from './promises/token.js';
 import wpt from './promises/wpt.js';
+import follow from './promises/client-follow.js';
+import clientProxies from './promises/client-proxies.js';
+import network from './promises/client-network.js';
+import clientAuth from './promises/client-auth.js';
+import life from './promises/client-page.js';
+import tabs from './promises/tabs.js';
 import theConsole from './promises/console.js';
 
 const TEST_MS = 150_000;
@@ -30,7 +36,9 @@ describe('real browsers', { concurrency: true }, () => {
       after(() => world.browser?.close());
 
       test('is a browser that can be driven', (t) => t.diagnostic(world.browser.version));
-      for (const promise of [order, resume, end, drain, refusal, away, tokens, origin, wpt, proxies, theConsole]) {
+      const plain = [order, resume, end, drain, refusal, away, tokens, origin, wpt, proxies];
+      const client = [follow, clientProxies, network, clientAuth, life, tabs];
+      for (const promise of [...plain, ...client, theConsole]) {
         promise(world, (sentence, body) => test(sentence, { timeout: TEST_MS }, body));
       }
     });

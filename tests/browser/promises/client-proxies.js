@@ -7,6 +7,7 @@ import { Nginx, behindNginx } from '../support/nginx.js';
 import { connectionsAt } from '../support/page.js';
 import { Publisher } from '../support/publisher.js';
 import { scene } from '../support/scene.js';
+import { token, wantsTokens } from '../support/token.js';
 
 // How long the client may take to give up on a transport, and how long to try a better one again.
 const FALLS_BACK_MS = 60_000;
@@ -15,10 +16,13 @@ const behind = (besides) => (itself) => ({ ...behindNginx, TIDEGATE_CORS__ORIGIN
 // With keepalives out of the way nothing but time tells that a stream is held back.
 const QUIET = { TIDEGATE_STREAM__KEEPALIVE: '60s' };
 
+// As Nginx is without a word of configuration, but for the last one: over HTTP/1.0 it fills its buffers first.
+const NGINX_BUFFERS = 'proxy_http_version 1.0; proxy_buffering on; proxy_buffer_size 64k; proxy_buffers 8 64k; proxy_ignore_headers X-Accel-Buffering;';
+
 const FRONTS = [
   ['nothing', undefined, 'sse'],
   ['Nginx', (ports) => Nginx.before(ports), 'sse'],
-  ['an Nginx that buffers whatever the gateway asks', (ports) => Nginx.before(ports, { events: 'proxy_buffering on; proxy_ignore_headers X-Accel-Buffering; proxy_buffer_size 64k; proxy_buffers 8 64k;' }), 'ws'],
+  ['an Nginx that buffers whatever the gateway asks', (ports) => Nginx.before(ports, { events: NGINX_BUFFERS }), 'ws'],
   ['a proxy that holds back bodies', ([port]) => BufferingProxy.before(port), 'ws'],
   ['a proxy that holds back whole answers', ([port]) => BufferingProxy.before(port, { holdsHead: true }), 'ws'],
   ['a proxy that holds back bodies and lets no WebSocket pass', ([port]) => BufferingProxy.before(port, { upgrades: false }), 'poll'],
@@ -27,13 +31,16 @@ const FRONTS = [
 
 export default function clientProxies(world, test) {
   for (const [what, front, expected] of FRONTS) {
-    for (const headers of expected === 'sse' ? [undefined] : [undefined, { 'x-way': 'fetch' }]) {
-      test(`client: behind ${what} it follows by ${expected}${headers ? ', also where it needs headers' : ''}, and misses nothing`, async (t) => {
-        await scene(t, world, { client: true, origin: 'own', settings: behind(QUIET), front }, async ({ gateway, proxy, page, say, eventsUrl }) => {
+    for (const signed of expected === 'sse' ? [false] : [false, true]) {
+      test(`client: behind ${what} it follows by ${expected}${signed ? ', also with a token' : ''}, and misses nothing`, async (t) => {
+        const settings = behind({ ...QUIET, ...(signed && { ...wantsTokens, TIDEGATE_AUTH__ANONYMOUS: '' }) });
+        await scene(t, world, { client: true, origin: 'own', settings, front }, async ({ gateway, proxy, page, say, eventsUrl }) => {
+          if (signed) gateway.authorization = `Bearer ${token(600)}`;
+          await page.give([token(600)]);
           // What is published while it tries one transport after another belongs to the page, too: it begins at a cursor.
           const { id: begin } = await gateway.publish({ topic: 'orders', data: 'the last one that it has seen' });
           const publisher = new Publisher([gateway], { every: 50 });
-          await page.follow(eventsUrl('orders'), { firstFrameMs: 1_500, lastEventId: begin, ...(headers && { headers }) });
+          await page.follow(eventsUrl('orders'), { firstFrameMs: 1_500, lastEventId: begin, ...(signed && { provide: ['token'] }) });
           await page.until(expected, ({ transport, opens }) => transport === expected && opens.length > 0, { within: FALLS_BACK_MS });
           await publisher.more(10);
           await page.receivedAll(await publisher.end());
