@@ -14,6 +14,7 @@ import away from './promises/away.js';
 import tokens from './promises/token.js';
 import wpt from './promises/wpt.js';
 import theConsole from './promises/console.js';
+import examples from './promises/examples.js';
 
 const TEST_MS = 150_000;
 // Most of the time a test waits for a browser to come back by itself; each has a gateway, a proxy and a page of its own.
@@ -30,7 +31,7 @@ describe('real browsers', { concurrency: true }, () => {
       after(() => world.browser?.close());
 
       test('is a browser that can be driven', (t) => t.diagnostic(world.browser.version));
-      for (const promise of [order, resume, end, drain, refusal, away, tokens, origin, wpt, proxies, theConsole]) {
+      for (const promise of [order, resume, end, drain, refusal, away, tokens, origin, wpt, proxies, theConsole, examples]) {
         promise(world, (sentence, body) => test(sentence, { timeout: TEST_MS }, body));
       }
     });
