@@ -731,7 +731,7 @@ pub(crate) fn frame(bytes: &[u8]) {
         data: line().unwrap_or_default().into(),
         end: false,
     };
-    written(&Arc::new(event));
+    frame_written(&Arc::new(event));
 
     let expected = reference(bytes);
     for size in [bytes.len().max(1), 1, 2, 7] {
@@ -744,7 +744,7 @@ pub(crate) fn frame(bytes: &[u8]) {
     }
 }
 
-fn written(event: &Arc<Event>) {
+fn frame_written(event: &Arc<Event>) {
     let frame = Frame::new(event.clone(), 0);
     // Each of the three line ends is one, and a browser sees `\n` (HTML, 9.2.6).
     let data = event.data.replace("\r\n", "\n").replace('\r', "\n");

@@ -18,6 +18,7 @@ mod corpus;
 mod development;
 mod docs;
 mod drain;
+mod examples;
 mod fallback_auth;
 mod fallback_drain;
 mod fallback_limits;

@@ -20,6 +20,7 @@ import clientAuth from './promises/client-auth.js';
 import life from './promises/client-page.js';
 import tabs from './promises/tabs.js';
 import theConsole from './promises/console.js';
+import examples from './promises/examples.js';
 
 const TEST_MS = 150_000;
 // Most of the time a test waits for a browser to come back by itself; each has a gateway, a proxy and a page of its own.
@@ -38,7 +39,7 @@ describe('real browsers', { concurrency: true }, () => {
       test('is a browser that can be driven', (t) => t.diagnostic(world.browser.version));
       const plain = [order, resume, end, drain, refusal, away, tokens, origin, wpt, proxies];
       const client = [follow, clientProxies, network, clientAuth, life, tabs];
-      for (const promise of [...plain, ...client, theConsole]) {
+      for (const promise of [...plain, ...client, theConsole, examples]) {
         promise(world, (sentence, body) => test(sentence, { timeout: TEST_MS }, body));
       }
     });

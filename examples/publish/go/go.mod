@@ -1,0 +1,3 @@
+module tidegate.example/publish
+
+go 1.24

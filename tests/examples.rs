@@ -1,0 +1,293 @@
+//! The examples do what they say: each is run as a user would run it, where its language is installed.
+//!
+//! What the pages among them show is tested in browsers: `tests/browser/promises/examples.js`.
+
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+    task::spawn_blocking,
+};
+
+use crate::{
+    interop::programs::{self, Language, run, said},
+    support::{Gateway, id, within, within_time},
+};
+
+/// How long a program may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// What publishers show.
+const TOKEN: &str = "a-token-of-the-tests-own";
+
+fn example(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("examples")
+        .join(path)
+}
+
+/// An example of publishing that is ready to run.
+struct Publisher {
+    words: Vec<PathBuf>,
+    /// It says of each line what became of it, and not only how many there were.
+    answers_each_line: bool,
+    _home: Option<TempDir>,
+}
+
+/// How a run of an example ended: the exit code, and what it said.
+type Ended = (Option<i32>, String);
+
+impl Publisher {
+    fn new(words: Vec<PathBuf>, home: Option<TempDir>) -> Self {
+        Self {
+            words,
+            answers_each_line: true,
+            _home: home,
+        }
+    }
+
+    fn command(&self, url: &str, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.words[0]);
+        command.args(&self.words[1..]).args(arguments);
+        command.env("TIDEGATE_URL", url);
+        command.env("PUBLISH_TOKEN", TOKEN);
+        command
+    }
+
+    /// Runs it with `TOPIC DATA [TYPE] [KEY]`.
+    async fn publish(&self, url: &str, arguments: &[&str]) -> Ended {
+        let output = run(self.command(url, arguments)).await;
+        (output.status.code(), said(&output).trim_end().to_owned())
+    }
+
+    /// Runs it with lines on its standard input.
+    async fn publish_lines(&self, url: &str, lines: &str) -> Ended {
+        let mut command = self.command(url, &["--lines"]);
+        let pipes = command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = pipes.spawn().unwrap();
+        let lines = lines.to_owned();
+        let output = spawn_blocking(move || {
+            child
+                .stdin
+                .take()
+                .unwrap()
+                .write_all(lines.as_bytes())
+                .unwrap();
+            child.wait_with_output().unwrap()
+        });
+        let output = within_time(PATIENCE, "the lines to be published", output).await;
+        let output = output.unwrap();
+        (output.status.code(), said(&output).trim_end().to_owned())
+    }
+
+    /// What every one of them promises.
+    async fn keeps_its_promises(self) {
+        self.publishes().await;
+        self.tries_again().await;
+    }
+
+    async fn publishes(&self) {
+        let tokens = format!(
+            "auth:\n  anonymous: [subscribe]\n  tokens:\n    - {{name: t, token: \"{TOKEN}\", publish: [\"orders\"]}}\n"
+        );
+        let gateway = Gateway::settings()
+            .file("tidegate.yaml", &tokens)
+            .env("TIDEGATE_CONFIG", "tidegate.yaml")
+            .start()
+            .await;
+        let url = format!("http://{}", gateway.public);
+        let mut reader = gateway.subscribe("orders").await;
+        let stored = |ended: Ended, word: &str| {
+            let (code, text) = ended;
+            assert_eq!(code, Some(0), "{text}");
+            let (stored_id, said) = text.split_once(' ').unwrap();
+            assert_eq!(said, word, "{text}");
+            id(stored_id)
+        };
+        for (arguments, kind) in [
+            (&["orders", r#"{"n": 1}"#][..], None),
+            (
+                &["orders", "größer\n\nals $1 \"zwei\" @a", "order created"],
+                Some("order created"),
+            ),
+            (&["orders", "", ""], None),
+            (
+                &["orders", "with a key", "created", "order 7"],
+                Some("created"),
+            ),
+        ] {
+            let stored_id = stored(self.publish(&url, arguments).await, "stored");
+            let event = reader.next().await;
+            assert_eq!(event.id, stored_id);
+            assert_eq!(
+                (event.data.as_str(), event.kind.as_deref()),
+                (arguments[1], kind)
+            );
+        }
+        let last = reader.cursor();
+        let again = ["orders", "with a key", "created", "order 7"];
+        let known = stored(self.publish(&url, &again).await, "duplicate");
+        assert_eq!(known.to_string(), last);
+        for (arguments, wanted) in [
+            (
+                &["orders", "another", "created", "order 7"][..],
+                "idempotency_mismatch",
+            ),
+            (&["no topic", "a"], "topic_invalid"),
+            (&["orders", "a", "$open"], "type_invalid"),
+            (&["others", "a"], "forbidden"),
+        ] {
+            let (code, text) = self.publish(&url, arguments).await;
+            assert_eq!(code, Some(1), "{arguments:?}: {text}");
+            assert!(text.contains(wanted), "wanted {wanted}, got {text}");
+        }
+        reader.stays_silent().await;
+
+        let lines = [
+            r#"{"topic":"orders","data":"a","key":"a"}"#,
+            r#"{"topic":"orders","dat":"b"}"#,
+            r#"{"topic":"orders","data":"c"}"#,
+            "",
+        ];
+        let (code, text) = self.publish_lines(&url, &lines.join("\n")).await;
+        assert_eq!(code, Some(1), "one of them is no event: {text}");
+        assert!(text.contains("json_invalid"), "{text}");
+        if self.answers_each_line {
+            assert_eq!(text.lines().count(), 3, "{text}");
+        } else {
+            let answer: Value = serde_json::from_str(&text).unwrap();
+            assert_eq!(
+                (&answer["stored"], &answer["failed"]),
+                (&json!(2), &json!(1))
+            );
+        }
+        assert_eq!(reader.take(2).await, ["a", "c"]);
+        let (code, text) = self.publish_lines(&url, lines[0]).await;
+        assert_eq!(code, Some(0), "{text}");
+        reader.stays_silent().await;
+    }
+
+    /// Against a server that cannot just now, and then can: each attempt is the same, with the same key.
+    async fn tries_again(&self) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let problem = |code: &str| format!(r#"{{"code":"{code}","detail":"in a test"}}"#);
+        let answers = [
+            ("503 Service Unavailable", problem("store_unavailable")),
+            ("504 Gateway Timeout", problem("store_timeout")),
+            ("200 OK", r#"{"id":"5-1","topic":"orders"}"#.to_owned()),
+        ];
+        let server = async {
+            let mut attempts = Vec::new();
+            for (status, body) in answers {
+                let (mut socket, _) = listener.accept().await.unwrap();
+                attempts.push(request(&mut socket).await);
+                let length = body.len();
+                let answer = format!(
+                    "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\
+                     Retry-After: 0\r\nConnection: close\r\n\r\n{body}"
+                );
+                socket.write_all(answer.as_bytes()).await.unwrap();
+                socket.shutdown().await.unwrap();
+            }
+            attempts
+        };
+        let both = async { tokio::join!(server, self.publish(&url, &["orders", "a"])) };
+        let (attempts, (code, text)) = within_time(PATIENCE, "three attempts", both).await;
+        assert_eq!(code, Some(0), "{text}");
+        assert!(text.contains("5-1 stored"), "{text}");
+        let keys: Vec<_> = attempts
+            .iter()
+            .map(|attempt| {
+                let mut lines = attempt.lines();
+                let is_key = |line: &&str| line.to_lowercase().starts_with("idempotency-key: ");
+                lines.find(is_key).unwrap_or_else(|| panic!("{attempt}"))
+            })
+            .collect();
+        assert!(keys.iter().all(|key| *key == keys[0]), "{keys:?}");
+        let (_, body) = attempts[0].split_once("\r\n\r\n").unwrap();
+        assert!(body.contains('a'), "{body}");
+        assert!(attempts.iter().all(|attempt| attempt.ends_with(body)));
+
+        // Nobody is there any more.
+        drop(listener);
+        let (code, text) = self.publish(&url, &["orders", "a"]).await;
+        assert_eq!(code, Some(75), "{text}");
+    }
+}
+
+/// One request with a `Content-Length`, or in chunks, as it came.
+async fn request(socket: &mut tokio::net::TcpStream) -> String {
+    let mut text = Vec::new();
+    let whole = |text: &[u8]| {
+        let text = String::from_utf8_lossy(text);
+        let Some((head, body)) = text.split_once("\r\n\r\n") else {
+            return false;
+        };
+        let head = head.to_lowercase();
+        match head.split("content-length: ").nth(1) {
+            Some(rest) => body.len() >= rest.lines().next().unwrap().parse::<usize>().unwrap(),
+            None => body.ends_with("0\r\n\r\n"),
+        }
+    };
+    while !whole(&text) {
+        let read = within("a request", socket.read_buf(&mut text))
+            .await
+            .unwrap();
+        assert!(read > 0, "{}", String::from_utf8_lossy(&text));
+    }
+    String::from_utf8(text).unwrap()
+}
+
+#[tokio::test]
+async fn the_shell_publishes() {
+    let publisher = Publisher::new(vec![example("publish/shell/publish")], None);
+    publisher.keeps_its_promises().await;
+}
+
+#[tokio::test]
+async fn python_publishes() {
+    if !Language::Python.is_there("examples/publish/python").await {
+        return;
+    }
+    let program = example("publish/python/publish.py");
+    let mut publisher = Publisher::new(vec!["python3".into(), program], None);
+    publisher.answers_each_line = false;
+    publisher.keeps_its_promises().await;
+}
+
+#[tokio::test]
+async fn node_publishes() {
+    if !Language::Node.is_there("examples/publish/node").await {
+        return;
+    }
+    let program = example("publish/node/publish.js");
+    let publisher = Publisher::new(vec!["node".into(), program], None);
+    publisher.keeps_its_promises().await;
+}
+
+#[tokio::test]
+async fn go_publishes() {
+    if !Language::Go.is_there("examples/publish/go").await {
+        return;
+    }
+    let home = TempDir::new().unwrap();
+    let program = programs::go(&example("publish/go"), home.path()).await;
+    let publisher = Publisher::new(vec![program], Some(home));
+    publisher.keeps_its_promises().await;
+}
+
+#[tokio::test]
+async fn rust_publishes() {
+    let program = programs::rust(&example("publish/rust"), "tidegate-publish").await;
+    let mut publisher = Publisher::new(vec![program], None);
+    publisher.answers_each_line = false;
+    publisher.keeps_its_promises().await;
+}
