@@ -4,6 +4,7 @@
 
 mod check;
 mod console;
+mod count;
 mod dotenv;
 mod environment;
 mod error;
@@ -168,6 +169,7 @@ pub struct Publish {
 pub struct Limits {
     pub connections: usize,
     pub connections_per_address: usize,
+    #[serde(deserialize_with = "count::deserialize")]
     pub connections_per_subject: Option<NonZeroUsize>,
     pub topics_per_connection: usize,
     pub topics: usize,
