@@ -11,7 +11,7 @@ run *arguments:
 # Format and lints, warnings as errors.
 check:
     cargo fmt --all --check
-    rustfmt --edition 2024 --check fuzz/fuzz_targets/*.rs
+    rustfmt --edition 2024 --check fuzz/fuzz_targets/*.rs tests/interop/*/src/*.rs examples/publish/rust/src/*.rs
     cargo clippy --workspace --all-targets -- --deny warnings
 
 # The whole test suite, as CI runs it.

@@ -3,9 +3,10 @@
 //! What the pages among them show is tested in browsers: `tests/browser/promises/examples.js`.
 
 use std::{
-    io::Write,
+    io::{BufRead, BufReader, Write},
+    net::SocketAddr,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     time::Duration,
 };
 
@@ -19,7 +20,7 @@ use tokio::{
 
 use crate::{
     interop::programs::{self, Language, run, said},
-    support::{Gateway, id, within, within_time},
+    support::{Aim, ChaosProxy, Connection, Gateway, Request, eventually, id, within, within_time},
 };
 
 /// How long a program may take.
@@ -244,6 +245,169 @@ async fn request(socket: &mut tokio::net::TcpStream) -> String {
         assert!(read > 0, "{}", String::from_utf8_lossy(&text));
     }
     String::from_utf8(text).unwrap()
+}
+
+/// The back end of an example, on a port that the system chose.
+struct BackEnd {
+    child: Child,
+    address: SocketAddr,
+}
+
+impl BackEnd {
+    /// Starts it, unless Node.js is missing.
+    async fn of(name: &str, gateway: &str, settings: &[(&str, &str)]) -> Option<Self> {
+        if !Language::Node.is_there(&format!("examples/{name}")).await {
+            return None;
+        }
+        let mut command = programs::command("node", &["server.js"]);
+        command.current_dir(example(name));
+        command.env("PORT", "0").env("TIDEGATE_URL", gateway);
+        command.envs(settings.iter().copied());
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let pipe = child.stdout.take().unwrap();
+        let line = spawn_blocking(move || BufReader::new(pipe).lines().next());
+        let line = within_time(PATIENCE, "the back end to listen", line).await;
+        let line = line.unwrap().unwrap().unwrap();
+        let (_, address) = line.split_once("http://").unwrap();
+        let address = address.parse().unwrap();
+        Some(Self { child, address })
+    }
+
+    async fn ask(&self, request: &Request) -> Value {
+        let answer = Connection::open(self.address).await.ask(request).await;
+        assert!((200..300).contains(&answer.status()), "{answer:?}");
+        answer.json()
+    }
+
+    async fn post(&self, target: &str, body: &Value) -> Value {
+        let request = Request::post(target, "application/json", body.to_string());
+        self.ask(&request).await
+    }
+}
+
+impl Drop for BackEnd {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// All that a topic has to say until it ends: types and data, those of tokens put together.
+async fn told(gateway: &Gateway, topic: &str) -> Vec<(String, String)> {
+    let query = format!("topic={topic}&lastEventId=earliest");
+    let mut reader = gateway.events(&query).open().await;
+    let mut all: Vec<(String, String)> = Vec::new();
+    loop {
+        let event = within_time(PATIENCE, "the answer to go on", reader.next()).await;
+        let kind = event.kind.unwrap_or_default();
+        match all.last_mut() {
+            Some((last, text)) if *last == kind => text.push_str(&event.data),
+            _ => all.push((kind.clone(), event.data)),
+        }
+        if kind == "done" {
+            reader.control("$end").await;
+            return all;
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_tokens_of_a_model_arrive_once_whatever_happens_to_the_connection_of_the_back_end() {
+    let gateway = Gateway::start().await;
+    let proxy = ChaosProxy::start(gateway.public).await;
+    let through = format!("http://127.0.0.1:{}", proxy.port());
+    let settings = [("TOKEN_MS", "20")];
+    let Some(back_end) = BackEnd::of("llm-stream", &through, &settings).await else {
+        return;
+    };
+    let prompt = json!({"prompt": "why?"});
+    let calm = back_end.post("/chats", &prompt).await;
+    let calm = told(&gateway, calm["topic"].as_str().unwrap()).await;
+    let kinds: Vec<_> = calm.iter().map(|(kind, _)| kind.as_str()).collect();
+    assert_eq!(kinds, ["prompt", "token", "done"]);
+    assert_eq!(calm[0].1, "why?");
+    assert!(calm[1].1.starts_with("A tide gate lets water"), "{calm:?}");
+    assert_eq!(calm[2].1, r#"{"how":"complete"}"#);
+
+    let answer = back_end.post("/chats", &prompt).await;
+    let topic = answer["topic"].as_str().unwrap();
+    let mut reader = gateway
+        .events(&format!("topic={topic}&lastEventId=earliest"))
+        .open()
+        .await;
+    // In the middle of acknowledgements: whether the last token was stored is unknown to the back end.
+    for cut in 0..3 {
+        while reader.next().await.kind.as_deref() != Some("token") {}
+        assert!(proxy.cut_after(Aim::All, 40 + 17 * cut) > 0);
+        while reader.next().await.kind.as_deref() != Some("token") {}
+    }
+    assert_eq!(told(&gateway, topic).await, calm);
+
+    let long = back_end
+        .post("/chats", &json!({"prompt": "?".repeat(1000)}))
+        .await;
+    let stop = format!("/chats/{}/stop", long["id"].as_str().unwrap());
+    back_end.post(&stop, &json!({})).await;
+    let stopped = told(&gateway, long["topic"].as_str().unwrap()).await;
+    assert_eq!(stopped.last().unwrap().1, r#"{"how":"stopped"}"#);
+}
+
+#[tokio::test]
+async fn the_state_of_the_order_board_and_the_events_after_its_cursor_are_complete() {
+    let gateway = Gateway::start().await;
+    let proxy = ChaosProxy::start(gateway.public).await;
+    let through = format!("http://127.0.0.1:{}", proxy.port());
+    let Some(back_end) = BackEnd::of("order-board", &through, &[]).await else {
+        return;
+    };
+    let topics = "orders/kitchen,orders/bar,notices";
+    let mut reader = gateway
+        .events(&format!("topic={topics}&lastEventId=earliest"))
+        .open()
+        .await;
+    assert_eq!(reader.next().await.kind.as_deref(), Some("reset"));
+    let soup = json!({"station": "kitchen", "item": "soup", "table": 4});
+    let first = back_end.post("/orders", &soup).await;
+    let event = reader.next().await;
+    assert_eq!(event.topic.as_deref(), Some("orders/kitchen"));
+    assert_eq!(serde_json::from_str::<Value>(&event.data).unwrap(), first);
+    let state = eventually("the state to say so", async || {
+        let state = back_end.ask(&Request::get("/state")).await;
+        let stands_for = state["cursor"] == event.id.to_string();
+        if stands_for {
+            Ok(state)
+        } else {
+            Err(state.to_string())
+        }
+    })
+    .await;
+    assert_eq!(state["orders"], json!([first]));
+
+    // While the gateway is away orders go on, and are told in their order when it is back.
+    proxy.refuse();
+    proxy.cut(Aim::All);
+    back_end
+        .post("/orders/1", &json!({"state": "preparing"}))
+        .await;
+    let tea = json!({"station": "bar", "item": "tea", "table": 2});
+    back_end.post("/orders", &tea).await;
+    back_end.post("/orders/1", &json!({"state": "ready"})).await;
+    proxy.heal();
+    let cursor = state["cursor"].as_str().unwrap();
+    let mut late = gateway.resume(topics, cursor).await;
+    let mut seen = Vec::new();
+    for _ in 0..3 {
+        let event = within_time(PATIENCE, "what was published late", late.next()).await;
+        let order: Value = serde_json::from_str(&event.data).unwrap();
+        seen.push((
+            order["id"].clone(),
+            order["version"].clone(),
+            order["state"].clone(),
+        ));
+    }
+    let wanted = [(1, 2, "preparing"), (2, 1, "new"), (1, 3, "ready")];
+    let wanted = wanted.map(|(id, version, state)| (json!(id), json!(version), json!(state)));
+    assert_eq!(seen, wanted);
 }
 
 #[tokio::test]
