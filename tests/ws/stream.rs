@@ -390,10 +390,9 @@ async fn a_quiet_topic_gets_checkpoints() {
         .start()
         .await;
     let mut socket = gateway.follow("quiet").await;
-    let mut last = EventId::ZERO;
-    for number in 0..50 {
-        last = gateway.publish("busy", &number.to_string()).await;
-    }
+    let data = numbers(0..50);
+    let busy = data.iter().map(String::as_str);
+    let last = *gateway.publish_all("busy", busy).await.last().unwrap();
     loop {
         let message = socket.message().await;
         assert_eq!(message["type"], "cursor", "{message}");

@@ -20,6 +20,9 @@ async fn a_websocket_takes_a_place_and_is_no_sse_stream() {
     let _reader = gateway.subscribe("orders").await;
     gateway.has_places_taken(3).await;
     gateway.has_open_streams(1).await;
+    gateway
+        .counts("tidegate_ws_active_connections", &[], 2)
+        .await;
     drop(first);
     gateway.has_places_taken(2).await;
     gateway.has_open_streams(1).await;

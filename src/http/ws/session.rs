@@ -220,6 +220,11 @@ where
         let took = std::mem::replace(&mut self.written, written) != written;
         if took {
             self.progress = self.app.alarms.now();
+            if self.stream.scope().is_behind() {
+                // Room where there was none is made by a reader that reads. Its pongs may be late: before the pings there is
+                // everything that it has still to read.
+                self.heard();
+            }
         }
         took
     }
