@@ -1,4 +1,4 @@
-//! A place is a place: streams, WebSockets and waiting polls share every limit, and give back what they took.
+//! A place is a place: all encodings share every limit, and give back what they took.
 
 use std::time::Duration;
 
