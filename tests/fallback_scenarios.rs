@@ -370,6 +370,11 @@ async fn nobody_slows_anybody() {
 /// The same through wires that break again and again; an event is published with its key until it is stored.
 #[tokio::test]
 async fn all_encodings_tell_the_same_log_over_wires_that_break() {
+    let seed = std::env::var("SEED").map_or(7, |seed| seed.parse().unwrap());
+    over_wires_that_break(seed).await;
+}
+
+async fn over_wires_that_break(seed: u64) {
     const EVENTS: usize = 300;
     let redis = RedisServer::start().await;
     let wires = [
@@ -388,7 +393,7 @@ async fn all_encodings_tell_the_same_log_over_wires_that_break() {
     let start = gateways[0].poller(&TOPICS.join(",")).await.cursor;
     let over = AtomicBool::new(false);
     let breaking = async {
-        let mut dice = Dice::new(77);
+        let mut dice = Dice::new(seed);
         while !over.load(Ordering::Relaxed) {
             sleep(Duration::from_millis(20 + dice.roll(80) as u64)).await;
             let wire = &wires[dice.roll(2)];
@@ -406,7 +411,7 @@ async fn all_encodings_tell_the_same_log_over_wires_that_break() {
         }
     };
     let publishing = async {
-        let mut dice = Dice::new(78);
+        let mut dice = Dice::new(seed + 1_000);
         let mut log = Log::new();
         for number in 0..EVENTS {
             let topic = TOPICS[[0, 0, 0, 1, 2][dice.roll(5)]];
@@ -434,10 +439,10 @@ async fn all_encodings_tell_the_same_log_over_wires_that_break() {
     let following = ways
         .iter()
         .enumerate()
-        .map(|(which, ways)| follow(&addresses, ways, &start, EVENTS, 90 + which as u64));
+        .map(|(which, ways)| follow(&addresses, ways, &start, EVENTS, seed * 10 + which as u64));
     let (log, (), followers) = tokio::join!(publishing, breaking, join_all(following));
     for (way, follower) in ways.iter().zip(&followers) {
-        is_the_log(follower, &log, &format!("by {way:?}"));
+        is_the_log(follower, &log, &format!("by {way:?}, seed {seed}"));
     }
 }
 
