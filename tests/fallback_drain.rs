@@ -1,4 +1,4 @@
-//! A deploy is quiet for WebSockets and polls too: each leaves in its own time with a cursor that holds, and nobody new gets in.
+//! A deploy is quiet for a WebSocket and for a poll too: each leaves in its own time with a cursor that holds, and nobody new gets in.
 
 use std::time::Duration;
 

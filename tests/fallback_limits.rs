@@ -1,4 +1,4 @@
-//! A place is a place: streams, WebSockets and waiting polls share every limit, and give back what they took.
+//! A place is a place: all encodings share every limit, and give back what they took.
 
 use std::time::Duration;
 
@@ -165,22 +165,23 @@ async fn one_address_has_so_many_places_by_whatever_encoding() {
     let entry = |way: Encoding, address: &str| gateway.entry(way, "topic=orders").from(address);
     for first in Encoding::ALL {
         let one = enters(&gateway, &entry(first, "192.0.2.1"), 1).await;
-        let _two = enters(&gateway, &entry(Encoding::Poll, "192.0.2.1"), 2).await;
+        let two = enters(&gateway, &entry(Encoding::Poll, "192.0.2.1"), 2).await;
         for way in Encoding::ALL {
             entry(way, "192.0.2.1")
                 .is_refused(429, "address_limit")
                 .await;
         }
         says_when(&entry(Encoding::Poll, "192.0.2.1").answer().await);
-        let _other = enters(&gateway, &entry(Encoding::Ws, "192.0.2.2"), 3).await;
+        let other = enters(&gateway, &entry(Encoding::Ws, "192.0.2.2"), 3).await;
         drop(one);
         gateway.has_places_taken(2).await;
-        let _three = enters(&gateway, &entry(first, "192.0.2.1"), 3).await;
+        let three = enters(&gateway, &entry(first, "192.0.2.1"), 3).await;
         entry(first, "192.0.2.1")
             .is_refused(429, "address_limit")
             .await;
+        drop((two, other, three));
+        gateway.has_places_taken(0).await;
     }
-    gateway.has_places_taken(0).await;
     gateway.counts("tidegate_limited_callers", &[], 0).await;
 }
 

@@ -1,4 +1,4 @@
-//! So many WebSockets, polls and messages in a time: each is counted where it belongs, and told when it may come again.
+//! So many connects, polls and messages in a time: each is counted where it belongs, and told when it may come again.
 
 use serde_json::json;
 

@@ -1,6 +1,11 @@
 //! The same log by three encodings: what one is told, all are told, and it is what was acknowledged.
 
-use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
@@ -11,7 +16,8 @@ use crate::{
     poll::Dice,
     redis::{is_back, replica_of},
     support::{
-        Encoding, Follower, Fsync, Gateway, Place, RedisServer, Request, Settings, eventually, id,
+        Aim, ChaosProxy, Encoding, Follower, Fsync, Gateway, Place, RedisServer, Request,
+        eventually, id,
     },
 };
 
@@ -358,5 +364,97 @@ async fn nobody_slows_anybody() {
         let cursor = stuck.cursor();
         let back = gateway.follow_after("orders", &cursor).await;
         assert_eq!(back.replay(), "complete");
+    }
+}
+
+/// The same through wires that break again and again; an event is published with its key until it is stored.
+#[tokio::test]
+async fn all_encodings_tell_the_same_log_over_wires_that_break() {
+    let seed = std::env::var("SEED").map_or(7, |seed| seed.parse().unwrap());
+    over_wires_that_break(seed).await;
+}
+
+async fn over_wires_that_break(seed: u64) {
+    const EVENTS: usize = 300;
+    let redis = RedisServer::start().await;
+    let wires = [
+        ChaosProxy::start(redis.address()).await,
+        ChaosProxy::start(redis.address()).await,
+    ];
+    let mut gateways = Vec::new();
+    for wire in &wires {
+        let url = redis.url_by(wire.port());
+        let settings = Gateway::with("tail.events", 50).env("REDIS_URL", &url);
+        let gateway = settings.start().await;
+        is_back(&gateway).await;
+        gateways.push(gateway);
+    }
+    let addresses: Vec<SocketAddr> = gateways.iter().map(|gateway| gateway.public).collect();
+    let start = gateways[0].poller(&TOPICS.join(",")).await.cursor;
+    let over = AtomicBool::new(false);
+    let breaking = async {
+        let mut dice = Dice::new(seed);
+        while !over.load(Ordering::Relaxed) {
+            sleep(Duration::from_millis(20 + dice.roll(80) as u64)).await;
+            let wire = &wires[dice.roll(2)];
+            match dice.roll(4) {
+                0 => wire.cut(Aim::All),
+                1 => wire.cut(Aim::Feed),
+                2 => wire.cut_after(Aim::Feed, dice.roll(3_000)),
+                _ => {
+                    wire.refuse();
+                    wire.cut(Aim::All)
+                }
+            };
+            sleep(Duration::from_millis(dice.roll(100) as u64)).await;
+            wire.heal();
+        }
+    };
+    let publishing = async {
+        let mut dice = Dice::new(seed + 1_000);
+        let mut log = Log::new();
+        for number in 0..EVENTS {
+            let topic = TOPICS[[0, 0, 0, 1, 2][dice.roll(5)]];
+            let data = data(&mut dice, number);
+            let item = json!({"topic": topic, "data": data, "key": number.to_string()});
+            let id = stored(&gateways, &mut dice, &item).await;
+            log.insert(id, (topic.to_owned(), "message".to_owned(), data));
+            if dice.roll(4) == 0 {
+                sleep(Duration::from_millis(dice.roll(20) as u64)).await;
+            }
+        }
+        for topic in TOPICS {
+            let item = json!({"topic": topic, "end": true, "key": "end"});
+            stored(&gateways, &mut dice, &item).await;
+        }
+        over.store(true, Ordering::Relaxed);
+        log
+    };
+    let ways = [
+        &[Encoding::Sse][..],
+        &[Encoding::Ws],
+        &[Encoding::Poll],
+        &Encoding::ALL,
+    ];
+    let following = ways
+        .iter()
+        .enumerate()
+        .map(|(which, ways)| follow(&addresses, ways, &start, EVENTS, seed * 10 + which as u64));
+    let (log, (), followers) = tokio::join!(publishing, breaking, join_all(following));
+    for (way, follower) in ways.iter().zip(&followers) {
+        is_the_log(follower, &log, &format!("by {way:?}, seed {seed}"));
+    }
+}
+
+/// Publishes with a key, at whichever replica, until it is stored.
+async fn stored(gateways: &[Gateway], dice: &mut Dice, item: &Value) -> EventId {
+    loop {
+        let gateway = &gateways[dice.roll(gateways.len())];
+        let answer = gateway.post(item.to_string()).await;
+        match answer.status() {
+            200 => return id(answer.json()["id"].as_str().unwrap()),
+            503 | 504 => sleep(Duration::from_millis(20)).await,
+            _ => panic!("{answer:?}"),
+        }
     }
 }

@@ -207,3 +207,20 @@ async fn a_flushed_redis_is_told_as_a_reset() {
     gateway.publish("orders", "after").await;
     assert_eq!(poller.take(1).await, ["after"]);
 }
+
+/// The log was born anew under a poll that waits: it waits for nothing more.
+#[tokio::test]
+async fn a_flush_ends_the_wait() {
+    let redis = durable().await;
+    let gateway = replica(&redis).await;
+    let poller = gateway.poller("orders").await;
+    let waiting = poller.poll("wait=60s").begin().await;
+    gateway.has_places_taken(1).await;
+    redis.command(&["FLUSHALL"]).await;
+    let polled = waiting.answer().await;
+    polled.is_gap("reset", &["orders"]);
+    let mut poller = Poller::from(gateway.public, "orders", &polled.cursor);
+    is_back(&gateway).await;
+    gateway.publish("orders", "after").await;
+    assert_eq!(poller.take(1).await, ["after"]);
+}

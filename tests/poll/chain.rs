@@ -88,7 +88,7 @@ async fn publish(gateway: &Gateway, topics: &[&str], each: usize, seed: u64) {
     let mut numbers: Vec<usize> = vec![0; topics.len()];
     while numbers.iter().any(|number| *number < each) {
         let mut batch = Vec::new();
-        for _ in 0..1 + dice.roll(12) {
+        for _ in 0..=dice.roll(12) {
             let at = dice.roll(topics.len());
             if numbers[at] < each {
                 let data = format!("{} {}", numbers[at], "x".repeat(dice.roll(300)));

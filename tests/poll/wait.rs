@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use tokio::{io::AsyncWriteExt, net::TcpStream, time::Instant};
 
 use crate::support::{
-    Connection, Gateway, PATIENCE, Polled, Request, SILENCE, WaitingPoll, id, numbers,
+    Connection, Gateway, H2Client, PATIENCE, Polled, Request, SILENCE, WaitingPoll, id, numbers,
 };
 
 /// Far longer than anything here takes: what waits for it has not been woken.
@@ -352,4 +352,36 @@ async fn a_stopped_gateway_answers_who_waits() {
     assert_eq!(exit.status.code(), Some(0), "{exit:?}");
     polled.is_complete();
     assert!(polled.events.is_empty(), "{polled:?}");
+}
+
+/// One connection of HTTP/2 carries many that wait, and each is answered for itself.
+#[tokio::test]
+async fn many_wait_on_one_connection_of_http_2() {
+    const MANY: u32 = 60;
+    let gateway = Gateway::start().await;
+    let mut client = H2Client::open(gateway.public).await;
+    for number in 0..MANY {
+        let target = format!("/poll?topic=t/{number}&wait=60s");
+        let request = client.request(2 * number + 1, &target, &[]);
+        assert!(client.send(request).await);
+    }
+    gateway.has_places_taken(MANY).await;
+    for number in (0..MANY).rev() {
+        gateway
+            .publish(&format!("t/{number}"), &number.to_string())
+            .await;
+    }
+    let mut answered = std::collections::BTreeMap::new();
+    while answered.len() < MANY as usize {
+        let frame = client.frame().await;
+        // DATA.
+        if frame.kind == 0 && !frame.payload.is_empty() {
+            let json: serde_json::Value = serde_json::from_slice(&frame.payload).unwrap();
+            answered.insert(frame.stream, json["events"][0]["data"].clone());
+        }
+    }
+    for number in 0..MANY {
+        assert_eq!(answered[&(2 * number + 1)], number.to_string());
+    }
+    gateway.has_places_taken(0).await;
 }

@@ -1,8 +1,9 @@
 //! One subscription in its three encodings: asked for alike, refused alike.
 
-use std::{fmt, net::SocketAddr};
+use std::{fmt, net::SocketAddr, time::Duration};
 
 use tidegate::event::EventId;
+use tokio::time::sleep;
 
 use super::{
     Gateway, Handshake, Poll, Polled, Published, Request, Response, Subscriber, Subscription,
@@ -172,18 +173,6 @@ impl Place {
         };
         assert_eq!(got, data);
     }
-
-    /// Its id, if it was told one.
-    pub(crate) fn connection(&self) -> Option<String> {
-        match self {
-            Self::Sse(reader) => {
-                let data = reader.open_data();
-                Some(data["connection"].as_str().unwrap().to_owned())
-            }
-            Self::Ws(socket) => Some(socket.connection_id().to_owned()),
-            Self::Poll(_) => None,
-        }
-    }
 }
 
 /// Somebody who follows topics by one encoding at a time, and takes the cursor along.
@@ -196,6 +185,8 @@ pub(crate) struct Follower {
     pub(crate) seen: Vec<Published>,
     /// How often a gap was told.
     pub(crate) gaps: usize,
+    /// How often it was refused for now.
+    pub(crate) refused: usize,
     /// Topics that have ended.
     pub(crate) ended: Vec<String>,
 }
@@ -209,6 +200,7 @@ impl Follower {
             open: None,
             seen: Vec::new(),
             gaps: 0,
+            refused: 0,
             ended: Vec::new(),
         }
     }
@@ -223,26 +215,59 @@ impl Follower {
         self.open = None;
     }
 
+    /// Gets in, and hears the verdict. Where it is refused for now, it has not got in.
+    async fn enter(&mut self, address: SocketAddr, way: Encoding) {
+        let query = format!("topic={}&lastEventId={}", self.topics, self.cursor);
+        let entry = Entry::new(address, way, &query);
+        let told = match way {
+            Encoding::Sse => {
+                // As a browser, which is refused by a stream.
+                let entry = entry.header("Accept", "text/event-stream");
+                let Place::Sse(reader) = entry.enter().await else {
+                    unreachable!("it was asked for a stream")
+                };
+                if reader.opening.event.as_deref() == Some("$refused") {
+                    self.refused += 1;
+                    return;
+                }
+                self.cursor = reader.cursor();
+                let told = reader.replay();
+                self.open = Some((way, Place::Sse(reader)));
+                told
+            }
+            Encoding::Ws => {
+                let mut socket = entry.handshake().upgrade().await;
+                let first = socket.message().await;
+                if first["type"] == "error" {
+                    assert!(first["retry_after"].is_u64(), "{first}");
+                    self.refused += 1;
+                    return;
+                }
+                first["cursor"]
+                    .as_str()
+                    .unwrap()
+                    .clone_into(&mut self.cursor);
+                let told = first["replay"].as_str().unwrap().to_owned();
+                self.open = Some((way, Place::Ws(Box::new(socket))));
+                told
+            }
+            Encoding::Poll => {
+                self.open = Some((way, entry.enter().await));
+                return;
+            }
+        };
+        self.gaps += usize::from(told == "gap");
+    }
+
     /// Reads once what there is next, by `way`: a frame, a message or an answer.
     pub(crate) async fn read(&mut self, address: SocketAddr, way: Encoding) {
         if self.open.as_ref().is_none_or(|(open, _)| *open != way) {
             self.open = None;
-            let query = format!("topic={}&lastEventId={}", self.topics, self.cursor);
-            let place = Entry::new(address, way, &query).enter().await;
-            let told = match &place {
-                Place::Sse(reader) => {
-                    self.cursor = reader.cursor();
-                    Some(reader.replay())
-                }
-                Place::Ws(socket) => {
-                    let cursor = socket.opening["cursor"].as_str().unwrap();
-                    cursor.clone_into(&mut self.cursor);
-                    Some(socket.replay().to_owned())
-                }
-                Place::Poll(_) => None,
-            };
-            self.gaps += usize::from(told.as_deref() == Some("gap"));
-            self.open = Some((way, place));
+            self.enter(address, way).await;
+            if self.open.is_none() {
+                sleep(Duration::from_millis(20)).await;
+                return;
+            }
         }
         match &mut self.open.as_mut().unwrap().1 {
             Place::Sse(reader) => {
@@ -297,7 +322,15 @@ impl Follower {
                 }
             }
             Place::Poll(waiting) => {
-                let polled = Polled::of(&waiting.response().await);
+                let answer = waiting.response().await;
+                self.open = None;
+                if answer.status() == 503 {
+                    assert!(answer.header("retry-after").is_some(), "{answer:?}");
+                    self.refused += 1;
+                    sleep(Duration::from_millis(20)).await;
+                    return;
+                }
+                let polled = Polled::of(&answer);
                 self.gaps += usize::from(polled.replay == "gap");
                 for topic in &polled.ended {
                     if !self.ended.contains(topic) {
@@ -306,7 +339,6 @@ impl Follower {
                 }
                 self.seen.extend(polled.events);
                 self.cursor = polled.cursor;
-                self.open = None;
             }
         }
     }

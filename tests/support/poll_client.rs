@@ -7,9 +7,7 @@ use serde_json::Value;
 use tidegate::event::EventId;
 use tokio::time::timeout;
 
-use super::{
-    Connection, Gateway, Published, Request, Response, SILENCE, http::Head, id, within_time,
-};
+use super::{Connection, Gateway, Published, Request, Response, SILENCE, id, within_time};
 
 /// How long an answer may take that was asked to wait for at most a few seconds.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -103,8 +101,6 @@ impl WaitingPoll {
 /// An answer.
 #[derive(Clone, Debug)]
 pub(crate) struct Polled {
-    /// The head of the response.
-    pub(crate) head: Head,
     /// What came.
     pub(crate) events: Vec<Published>,
     /// Where to go on.
@@ -136,7 +132,7 @@ impl Polled {
             Some("no-cache, no-store, no-transform"),
             "{response:?}"
         );
-        let polled = Self::parse(&response.body, response.head.clone());
+        let polled = Self::parse(&response.body);
         assert_eq!(
             response.header("tidegate-replay"),
             Some(polled.replay.as_str()),
@@ -146,7 +142,7 @@ impl Polled {
     }
 
     /// The same of a body alone.
-    pub(crate) fn parse(body: &[u8], head: Head) -> Self {
+    fn parse(body: &[u8]) -> Self {
         let shown = String::from_utf8_lossy(body);
         let Members(members) = match serde_json::from_slice(body) {
             Ok(members) => members,
@@ -178,7 +174,6 @@ impl Polled {
             "in the order of ids: {shown}"
         );
         let polled = Self {
-            head,
             events,
             cursor: cursor.unwrap(),
             replay: replay.unwrap(),
@@ -299,7 +294,6 @@ impl<'de> Deserialize<'de> for Members {
 pub(crate) struct Poller {
     address: SocketAddr,
     topics: String,
-    headers: Vec<(String, String)>,
     /// Where to go on.
     pub(crate) cursor: String,
     /// What has come and was not taken.
@@ -321,16 +315,9 @@ impl Poller {
         Self {
             address,
             topics: topics.to_owned(),
-            headers: Vec::new(),
             cursor: cursor.to_string(),
             waiting: std::collections::VecDeque::new(),
         }
-    }
-
-    /// Adds a header to every poll.
-    pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
-        self.headers.push((name.to_owned(), value.to_owned()));
-        self
     }
 
     /// Goes on elsewhere.
@@ -342,9 +329,7 @@ impl Poller {
     /// The next poll, with more in its query.
     pub(crate) fn poll(&self, query: &str) -> Poll {
         let query = format!("topic={}&lastEventId={}&{query}", self.topics, self.cursor);
-        let poll = Poll::new(self.address, &query);
-        let headers = self.headers.iter();
-        headers.fold(poll, |poll, (name, value)| poll.header(name, value))
+        Poll::new(self.address, &query)
     }
 
     /// Polls once, and goes on from there.
