@@ -238,7 +238,7 @@ pub(crate) fn ws_message(bytes: &[u8]) {
         );
     }
     if let Ok(request) = &request {
-        let written = written(reference.as_ref(), request);
+        let written = as_message(reference.as_ref(), request);
         assert_eq!(
             message::read(&written, MOST),
             (reference.clone(), Ok(request.clone())),
@@ -284,7 +284,7 @@ pub(crate) fn ws_message(bytes: &[u8]) {
 }
 
 /// A request as a client might write it.
-fn written(reference: Option<&Reference>, request: &Request) -> String {
+fn as_message(reference: Option<&Reference>, request: &Request) -> String {
     let mut members = vec![];
     let mut push = |name: &str, value: String| members.push(format!("{name:?}:{value}"));
     let names = |topics: &[Topic]| serde_json::to_string(topics).expect("text is JSON");
