@@ -11,6 +11,7 @@ import { WAYS, requests } from '../support/ways.js';
 
 const SHORT_S = 5;
 const LONG_S = 600;
+const CUTS = 3;
 
 export default function auth(world, test) {
   const signedScene = (t, { origin = 'own', ...options }, body) => {
@@ -70,7 +71,7 @@ export default function auth(world, test) {
         await page.follow(eventsUrl('orders'), { ...options, provide: ['ticket'] });
         await page.opened();
         const publisher = new Publisher([gateway], { every: 50 });
-        for (let n = 0; n < 3; n += 1) {
+        for (let n = 0; n < CUTS; n += 1) {
           await page.received(page.events.length + 3);
           proxy.cut();
         }
@@ -78,7 +79,9 @@ export default function auth(world, test) {
         await page.receivedAll(await publisher.end());
         const followed = requests(proxy, way);
         const tickets = followed.map(({ target }) => new URL(target, 'http://x').searchParams.get('ticket'));
-        assert.equal(new Set(tickets).size, followed.length, 'no ticket is shown twice');
+        // A GET whose kept connection is cut is repeated by the browser, of which the client hears nothing.
+        const repeated = followed.length - new Set(tickets).size;
+        assert.ok(repeated <= (way === 'poll' ? CUTS : 0), `${repeated} of ${followed.length} tickets were shown twice`);
         assert.ok(tickets.every(Boolean));
         assert.ok(followed.every(({ target }) => !target.includes('access_token')));
         assert.deepEqual(page.gaps, []);

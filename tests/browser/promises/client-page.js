@@ -25,11 +25,9 @@ export default function life(world, test) {
           assert.equal(open.replay, n === 0 ? 'none' : 'complete');
           await page.received(5);
           assert.deepEqual(page.gaps, []);
-          await sleep(0);
-          // What comes between this look and the end of the page has been handed to the page, too: it notes all it was handed.
-          await page.evaluate(() => addEventListener('pagehide', () => sessionStorage.setItem('seen', globalThis.look({ opens: 0, events: 0, byTopic: 0, gaps: 0, lives: 0, ends: 0, errors: 0, states: 0, asked: 0 }))));
+          await noteAtTheEnd(page);
           await tab.reload();
-          ids.push(...JSON.parse(await page.evaluate(() => sessionStorage.getItem('seen'))).events.map(({ id }) => id));
+          ids.push(...(await noted(page)));
           page.forget();
           await publisher.more(3);
         }
@@ -48,26 +46,34 @@ export default function life(world, test) {
     });
   }
 
-  test('client: a page that was left and is come back to, kept by the browser, goes on where it was', async (t) => {
+  test('client: a page that was left and is come back to goes on where it was, kept by the browser or loaded anew', async (t) => {
     await scene(t, world, { client: true, origin: 'own', alone: true }, async ({ gateway, proxy, page, tab, say, eventsUrl }) => {
-      await page.follow(eventsUrl('orders'));
+      await page.follow(eventsUrl('orders'), { persist: true });
       await page.opened();
       const publisher = new Publisher([gateway], { every: 50 });
       await page.received(5);
-      await page.evaluate(() => {
-        globalThis.shown = [];
-        addEventListener('pageshow', ({ persisted }) => globalThis.shown.push(persisted));
-      });
+      await noteAtTheEnd(page);
       await tab.goto(`${proxy.url}/page`);
       await connectionsAt(gateway, 0);
       await publisher.more(5);
       await tab.back();
-      await page.until('new events', ({ events }) => events.length >= 10);
-      const [kept] = JSON.parse(await page.evaluate(() => JSON.stringify(globalThis.shown)));
-      assert.equal(kept, true, 'the browser kept the page: the client was not in the way');
-      await page.receivedAll(await publisher.end());
+      const isKept = await page.evaluate(() => globalThis.source !== undefined);
+      // Firefox decides before the page hears of it, and keeps none that has an open request, however soon that is closed.
+      assert.equal(isKept, world.engine === 'chromium');
+      const ids = [];
+      if (!isKept) {
+        ids.push(...(await noted(page)));
+        page.forget();
+        await page.follow(eventsUrl('orders'), { persist: true });
+      }
+      await publisher.more(5);
+      const published = await publisher.end();
+      await page.until('the last event', () => page.ids.at(-1) === published.at(-1));
+      ids.push(...page.ids);
+      assertSame(ids, published);
+      assert.equal(page.opens.at(-1).replay, 'complete');
       assert.deepEqual(page.gaps, []);
-      say(`${page.ids.length} events, ${page.opens.length} verdicts`);
+      say(`${isKept ? 'kept' : 'loaded anew'}; ${ids.length} events, ${page.opens.length} verdicts`);
     });
   });
 
@@ -118,4 +124,16 @@ export default function life(world, test) {
       });
     }
   }
+}
+
+/** What comes between the last look and the end of the page has been handed to the page, too: it notes all it was handed. */
+async function noteAtTheEnd(page) {
+  await page.evaluate(() => {
+    addEventListener('pagehide', () => sessionStorage.setItem('handed', JSON.stringify(globalThis.ids())));
+  });
+}
+
+/** The ids of all that the page before this one was handed. */
+async function noted(page) {
+  return JSON.parse(await page.evaluate(() => sessionStorage.getItem('handed')));
 }

@@ -6,7 +6,7 @@
 
 import { accessSync, constants, readFileSync, readdirSync } from 'node:fs';
 import path from 'node:path';
-import { bounded } from './until.js';
+import { bounded, until } from './until.js';
 
 const LAUNCH_MS = 60_000;
 const PAGE_MS = 30_000;
@@ -72,7 +72,7 @@ export async function launchAlone(engine) {
           await page.goto(url, { timeout: PAGE_MS });
           const moods = engine === 'firefox' ? firefoxMoods(descendants(main).filter((pid) => !others.includes(pid))) : chromiumMoods(await page.createCDPSession());
           return {
-            ...face(page, { goBack: () => page.evaluate(() => history.back()) }),
+            ...face(page, { goBack: () => goBack(page) }),
             toFront: () => page.bringToFront(),
             offline: (value) => page.setOfflineMode(value),
             ...moods,
@@ -93,6 +93,14 @@ export async function launchAlone(engine) {
       await bounded('the browser to close', browser.close(), PAGE_MS);
     },
   };
+}
+
+/** A page that was kept loads nothing when it is come back to: the driver would wait for ever. */
+async function goBack(page) {
+  const left = await page.evaluate(() => location.href);
+  await page.evaluate(() => void setTimeout(() => history.back()));
+  const isBack = () => page.evaluate((href) => location.href !== href, left);
+  await until('the page before', () => isBack().catch(() => false)); // nobody answers between two pages
 }
 
 /** Chromium says itself that a page in the background is frozen. */
