@@ -14,10 +14,9 @@ const TITLES = {
 };
 
 const REASONS = {
-  retention: 'retention took them',
-  reset: 'the log was born again',
-  lost: 'a failover of the store lost them',
-  unknown: 'the cursor says nothing here',
+  reset: 'reset: the log was born again',
+  lost: 'lost: a failover of the store took them',
+  unknown: 'unknown: the cursor says nothing here',
 };
 
 export class Follow {
@@ -167,7 +166,7 @@ export class Follow {
 export function gapText({ reason, topics, missedAtLeast }) {
   const what = missedAtLeast ? `at least ${many(missedAtLeast, 'event')}` : 'events';
   const where = topics?.length ? ` of ${topics.join(', ')}` : '';
-  return `Gap: ${what}${where} ${missedAtLeast === 1 ? 'is' : 'are'} missing: ${REASONS[reason] ?? reason} (${reason})`;
+  return `Gap: ${what}${where} ${missedAtLeast === 1 ? 'is' : 'are'} missing (${REASONS[reason] ?? reason})`;
 }
 
 const blank = () => ({ replay: undefined, reason: undefined, missedAtLeast: undefined, missedTopics: undefined, transport: undefined, connection: undefined, retry: undefined, connects: 0, gaps: 0 });

@@ -168,9 +168,13 @@ export class Table {
     if (node.cells.age.textContent !== text) node.cells.age.textContent = text;
   }
 
-  /** Ages grow. */
+  /** Ages grow, and the rows come to stand in the page in the order in which they are seen, for those who read it aloud. */
   tick() {
     for (const node of this.#pool) if (!node.hidden) this.#age(node);
+    if (String(getSelection()) !== '') return;
+    const order = this.#pool.filter((node) => !node.hidden).sort((a, b) => a.at - b.at);
+    const sorted = order.every((node, n) => n === 0 || order[n - 1].compareDocumentPosition(node) & Node.DOCUMENT_POSITION_FOLLOWING);
+    if (!sorted) this.#body.append(...order);
   }
 
   /** Chooses a row, or none. */

@@ -10,7 +10,11 @@ const ORDERS: &str = r#"{"topic":"orders","data":"a"}"#;
 fn named(text: &str) -> BTreeSet<String> {
     text.split(['"', '\'', '`', '(', ')'])
         .filter(|part| part.starts_with('/') || part.starts_with("./"))
-        .filter(|part| part.contains('.') && !part.contains(char::is_whitespace))
+        .filter(|part| {
+            let path = |c: char| c.is_ascii_alphanumeric() || "/.-_".contains(c);
+            let file = Path::new(part).extension().and_then(|it| it.to_str());
+            part.chars().all(path) && file.is_some_and(|it| ["js", "css", "svg"].contains(&it))
+        })
         .map(|part| match part.strip_prefix("./") {
             Some(name) => format!("/console/{name}"),
             None => part.to_owned(),
