@@ -198,7 +198,7 @@ fn token(subject: &str) -> String {
 async fn one_subject_has_so_many_places_wherever_it_is() {
     let gateway = Gateway::with("auth.jwt.secret", SECRET)
         .with("server.trusted_proxies", "127.0.0.1")
-        .config("limits: {connections_per_subject: 2}\n")
+        .with("limits.connections_per_subject", 2)
         .start()
         .await;
     let entry = |way: Encoding, subject: &str, address: &str| {
