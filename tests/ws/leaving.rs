@@ -139,7 +139,7 @@ async fn nobody_holds_up_the_end() {
     let stuck = gateway.ws("topic=orders").narrow().open().await;
     let large = "x".repeat(60_000);
     gateway
-        .publish_lines("orders", std::iter::repeat_n(large, 200))
+        .publish_lines("orders", std::iter::repeat_n(large, 60))
         .await;
     let mute = gateway.follow("other").await;
     let exit = gateway.stop(PATIENCE).await;

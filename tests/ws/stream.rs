@@ -528,9 +528,11 @@ async fn who_returns_while_events_are_published_gets_each_once() {
 /// Retention does not wait for a reader that does not read; when it reads on, the hole is told where it is.
 #[tokio::test]
 async fn a_hole_that_opens_while_connected_is_told_in_the_stream() {
-    const EVENTS: usize = 600;
+    const EVENTS: usize = 120;
     let gateway = Gateway::with("retention.events", 20)
         .with("tail.events", 20)
+        .with("stream.keepalive", "5m")
+        .with("stream.write_timeout", "5m")
         .start()
         .await;
     let mut socket = gateway.ws("topic=orders").narrow().open().await;
