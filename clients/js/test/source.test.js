@@ -29,6 +29,7 @@ for (const transport of TRANSPORTS) {
     assert.equal(source.readyState, 1);
     assert.equal(source.transport, transport);
     assert.equal(of('open')[0].replay, 'none');
+    assert.deepEqual(of('open')[0].topics, ['a', 'b']);
     assert.equal(source.connection, transport === 'poll' ? undefined : 'c1');
     const one = gateway.publish('one\n two\n');
     const two = gateway.publish('{"order":1}', { topic: 'b', event: 'created' });
