@@ -59,6 +59,10 @@ export function createSubscription(url, options, types, everyType, env) {
     return FOLLOW[kind]({ request, signal: line.signal, init, fetch, EventSource, WebSocket, types, enveloped, waitMs }, sink);
   };
 
+  // What has been learned of the network outlives a link.
+  const ladder = createLadder(kinds);
+  const backoff = createBackoff(settings);
+
   return {
     address,
     settings,
@@ -71,8 +75,8 @@ export function createSubscription(url, options, types, everyType, env) {
           credentials,
           settings,
           topics: address.topics,
-          ladder: createLadder(kinds),
-          backoff: createBackoff(settings),
+          ladder,
+          backoff,
           /** What sees the status of a refusal, in place of what does not. */
           seeing: fetch && 'fetch',
           /** The token of an open connection is about to expire. */

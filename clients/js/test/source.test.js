@@ -284,6 +284,18 @@ test('what a handler throws is the page\'s, and the stream goes on', async (t) =
   assert.deepEqual(new Set(thrown), new Set(['in a handler', 'in onmessage']));
 });
 
+test('a topic may have the name of a method', async (t) => {
+  const gateway = await Gateway.start(t);
+  for (const topics of [['map', 'toString'], { map: undefined }]) {
+    const { source, opened, got, data } = follow(t, `${gateway.url}/events?topic=a`, { ...GONE, topics });
+    await opened();
+    gateway.publish('x', { topic: 'map' });
+    await got(1);
+    assert.deepEqual(data, ['x']);
+    source.close();
+  }
+});
+
 test('a page may close it in any of its handlers', async (t) => {
   const gateway = await Gateway.start(t);
   gateway.publish(1);
