@@ -36,7 +36,7 @@ const { outputFiles } = await build({
 const { code } = await minify(outputFiles[0].text, {
   module: true,
   compress: { passes: 3, ecma: 2020, unsafe: true, unsafe_arrows: true, unsafe_methods: true },
-  format: { preamble: '/* Tidegate, Apache-2.0 */' },
+  format: { preamble: '/* Apache-2.0 */' },
 });
 const built = Buffer.from(`${code}\n`);
 const gzip = gzipSync(built, { level: 9 }).length;

@@ -19,12 +19,14 @@ export interface TopicEvent extends MessageEvent<string> {
 export interface OpenEvent extends Event {
   readonly replay: Replay;
   readonly reason?: GapReason;
-  /** Those that are followed; of a gap, those in which something is missing. Not known with `poll`. */
-  readonly topics?: string[];
+  /** Those that are followed; of a gap, those in which something is missing. */
+  readonly topics: string[];
   readonly missedAtLeast?: number;
   readonly transport: Transport;
   /** Its id at the gateway. */
   readonly connection?: string;
+  /** When to come back after it, in ms. */
+  readonly retry?: number;
 }
 
 /** Events are missing. */

@@ -43,7 +43,9 @@ export function createCredentials({ headers, token, ticket }, exchange) {
     /** For a URL, good for one request; `must`: there will be no headers. */
     async ticket(must) {
       if (ticket) return orExplain(ask(ticket));
-      if (must && (token || headers)) return exchange(await credentials.headers());
+      const shown = must && new Headers(await credentials.headers());
+      // Other headers are for somebody on the way.
+      if (shown && shown.has('authorization')) return exchange(shown);
     },
   };
   return credentials;

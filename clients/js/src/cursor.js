@@ -5,9 +5,9 @@
 
 /** As text that is ordered as the cursors are; 2^64 has 20 digits. */
 const rank = (cursor) =>
-  /^(\d+)-(\d+)$/
-    .exec(cursor)
-    ?.slice(1)
+  /^\d+-\d+$/.test(cursor) &&
+  cursor
+    .split('-')
     .map((number) => number.padStart(20, '0'))
     .join();
 

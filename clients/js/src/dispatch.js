@@ -12,6 +12,8 @@ export const OWN = ['open', 'error', 'gap', 'live', 'end', 'expiring', 'state'];
  */
 export function createDispatch(source, { topics, isEnveloped, store }) {
   const { origin } = new URL(source.url);
+  // No topic has the name of a method by accident.
+  const handlers = { __proto__: null, ...topics };
 
   const tell = ({ type, missed_at_least: missedAtLeast, in_ms: inMs, ...properties }) => {
     const event = Object.assign(new Event(type), { missedAtLeast, inMs, ...properties });
@@ -31,7 +33,7 @@ export function createDispatch(source, { topics, isEnveloped, store }) {
     event.topic = topic;
     source.dispatchEvent(event);
     if (type === 'message') call(source.onmessage, source, event);
-    call(topics?.[topic], source, event);
+    call(handlers[topic], source, event);
   };
 
   return ({ cursor, prev, isNew, ...message }) => {

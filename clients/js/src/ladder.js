@@ -5,7 +5,6 @@ const MISSES = 2;
 
 /** @param {string[]} kinds from the best to the least */
 export function createLadder(kinds) {
-  kinds = [...kinds];
   let at = 0;
   let misses = 0;
   let rounds = 0;
@@ -40,7 +39,7 @@ export function createLadder(kinds) {
     },
     /** It is not offered: without it, or with another one in its place. Whether one is left. */
     replace(kind, other) {
-      kinds = [...new Set(kinds.map((one) => (one === kind ? other : one)))].filter(Boolean);
+      kinds = kinds.flatMap((one) => (one === kind ? (other ?? []) : one));
       at %= kinds.length;
       return kinds.length > 0;
     },

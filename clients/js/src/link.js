@@ -42,7 +42,7 @@ export function createLink({ follow, ladder, backoff, credentials, settings, top
   let notBefore = 0;
   let denials = 0;
   let silences = 0;
-  let upgradeMs;
+  let { upgradeMs } = settings;
   let ended = new Set();
 
   const drop = (line) => {
@@ -80,7 +80,7 @@ export function createLink({ follow, ladder, backoff, credentials, settings, top
       signal,
       cursor: () => cursor,
       /** The credentials are there, and the request begins. A connect may be slow, and slower the worse the network is. */
-      begun: () => signal.aborted || expect(line, 2 * settings.firstFrameMs * 2 ** Math.min(ladder.rounds, 3)),
+      begun: () => signal.aborted || expect(line, settings.firstFrameMs * 2 ** Math.min(ladder.rounds + 1, 4)),
     };
     follow(kind, context, sink).then(
       (reason) => over(line, reason),
@@ -169,8 +169,8 @@ export function createLink({ follow, ladder, backoff, credentials, settings, top
     backoff.told(item.retry);
     denials = 0;
     if (isNew) ended = new Set();
-    emit({ ...item, isNew, prev: prev ?? cursor, cursor, transport: line.kind });
-    if (started) upgradeLater(false);
+    emit({ topics, ...item, isNew, prev: prev ?? cursor, cursor, transport: line.kind });
+    if (started) upgradeLater(1);
   };
 
   /** A line has ended by itself, or is given up. */
@@ -229,17 +229,14 @@ export function createLink({ follow, ladder, backoff, credentials, settings, top
   const tryNext = () => {
     const kind = candidates.shift();
     if (kind && main?.opened) trial = dial(kind);
-    else upgradeLater(true);
+    else upgradeLater(2);
   };
 
-  const upgradeLater = (failed) => {
+  /** `factor`: how much later than the last time. */
+  const upgradeLater = (factor) => {
     clearTimeout(upgrading);
-    if (!ladder.better.length) {
-      upgradeMs = undefined;
-      return;
-    }
-    upgradeMs = failed ? Math.min((upgradeMs ?? settings.upgradeMs) * 2, MAX_UPGRADE_MS) : (upgradeMs ?? settings.upgradeMs);
-    upgrading = setTimeout(tryBetter, upgradeMs * (0.75 + 0.5 * Math.random()));
+    upgradeMs = ladder.isFirst ? settings.upgradeMs : Math.min(upgradeMs * factor, MAX_UPGRADE_MS);
+    if (!ladder.isFirst) upgrading = setTimeout(tryBetter, upgradeMs * (0.75 + 0.5 * Math.random()));
   };
 
   const tryBetter = (...more) => {
@@ -272,7 +269,7 @@ export function createLink({ follow, ladder, backoff, credentials, settings, top
     start() {
       if (started) return;
       started = true;
-      ticking = setInterval(check, Math.min(settings.silenceMs / 4, 10_000));
+      ticking = setInterval(check, settings.silenceMs / 9);
       connect();
     },
     /** Ends all connections; `start` goes on from the cursor. */
@@ -284,7 +281,7 @@ export function createLink({ follow, ladder, backoff, credentials, settings, top
     },
     /** There is a network, perhaps another one: what is open may be dead without knowing. */
     online() {
-      upgradeMs = undefined;
+      ({ upgradeMs } = settings);
       soon();
       if (main?.opened) tryBetter(main.kind);
     },

@@ -19,7 +19,7 @@ export async function refusalOf(response, text) {
   const { code, detail } = parseJson(text ?? (await response.text())) ?? {};
   return {
     done: status === 204,
-    status: status === 200 ? undefined : status,
+    status,
     code,
     detail: detail ?? `${status} ${headers.get('content-type')}`,
     retryMs: afterSeconds(headers.get('retry-after')),

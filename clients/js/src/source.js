@@ -34,8 +34,9 @@ export class TidegateSource extends EventTarget {
     const key = `tidegate:${persist === true ? address.url : persist}`;
     const store = (cursor) => {
       try {
-        if (cursor && persist) env('sessionStorage').setItem(key, cursor);
-        return (persist && env('sessionStorage').getItem(key)) || '';
+        const storage = persist ? env('sessionStorage') : undefined;
+        if (cursor) storage?.setItem(key, cursor);
+        return storage?.getItem(key) ?? '';
       } catch {
         // Forbidden or full: there is nothing to come back to.
         return '';
@@ -48,7 +49,10 @@ export class TidegateSource extends EventTarget {
       name: `tidegate:${share === true ? [address.url, ...address.topics] : share}`,
       silenceMs: settings.silenceMs,
       cursor: () => this.lastEventId,
-      ...{ locks, BroadcastChannel, hasStart, open },
+      locks,
+      BroadcastChannel,
+      hasStart,
+      open,
     };
     const over = new AbortController();
     let feed;

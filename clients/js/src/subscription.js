@@ -13,9 +13,6 @@ import { followByWebSocket } from './transports/ws.js';
 
 const FOLLOW = { sse: followByEventSource, fetch: followByFetch, ws: followByWebSocket, poll: followByPolling };
 
-/** How long a poll waits for an event; proxies cut silence. */
-const POLL_MS = 25_000;
-
 /**
  * @param {string | URL} url
  * @param {import('../tidegate.d.ts').TidegateOptions} options
@@ -58,9 +55,13 @@ export function createSubscription(url, options, types, everyType, env) {
       line.begun();
       return { headers, url: address.follow(route, { ...start, ...parameters, ticket, envelope: enveloped ? 'json' : undefined }) };
     };
-    const waitMs = Math.min(POLL_MS, settings.silenceMs / 2);
+    const waitMs = settings.silenceMs / 2;
     return FOLLOW[kind]({ request, signal: line.signal, init, fetch, EventSource, WebSocket, types, enveloped, waitMs }, sink);
   };
+
+  // What has been learned of the network outlives a link.
+  const ladder = createLadder(kinds);
+  const backoff = createBackoff(settings);
 
   return {
     address,
@@ -74,8 +75,8 @@ export function createSubscription(url, options, types, everyType, env) {
           credentials,
           settings,
           topics: address.topics,
-          ladder: createLadder(kinds),
-          backoff: createBackoff(settings),
+          ladder,
+          backoff,
           /** What sees the status of a refusal, in place of what does not. */
           seeing: fetch && 'fetch',
           /** The token of an open connection is about to expire. */

@@ -37,6 +37,19 @@ for (const [away, back] of [
   });
 }
 
+test('what was learned of a proxy outlives a page that stands still', async (t) => {
+  const gateway = await Gateway.start(t);
+  const window = openWindow(t);
+  gateway.faults.events = () => true;
+  const { transport, opened } = follow(t, `${gateway.url}/events?topic=a`, { transports: ['fetch', 'poll'], firstFrameMs: 300 });
+  await transport('poll');
+  const asked = gateway.count('events');
+  window.page('freeze');
+  window.page('resume');
+  await opened(2);
+  assert.equal(gateway.count('events'), asked);
+});
+
 test('a page that is shown for the first time is not opened twice', async (t) => {
   const gateway = await Gateway.start(t);
   const window = openWindow(t);

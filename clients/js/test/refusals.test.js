@@ -12,7 +12,7 @@ const env = { EventSource, WebSocket };
 /** An event stream of one frame. */
 const refused = (response, problem, retry) => {
   response.writeHead(200, { 'Content-Type': 'text/event-stream' });
-  response.end(`retry: ${retry}\nid: 1000-0\nevent: $refused\ndata: ${JSON.stringify({ type: 'urn:x', detail: 'why', ...problem })}\n\n`);
+  response.end(`retry: ${retry}\nid: 1000-0\nevent: $refused\ndata: ${JSON.stringify({ type: 'urn:x', detail: 'why', ...problem, retry })}\n\n`);
   return true;
 };
 
@@ -78,11 +78,11 @@ for (const transport of ['sse', 'fetch']) {
   });
 }
 
-test('fetch: the retry of $refused is the least that is waited', async (t) => {
+for (const transport of ['sse', 'fetch']) test(`${transport}: the retry of $refused is the least that is waited`, async (t) => {
   const gateway = await Gateway.start(t);
   const at = [];
   gateway.faults.events = (_, response) => at.push(Date.now()) < 2 && refused(response, { status: 429, code: 'rate_limited' }, 700);
-  const { opened } = follow(t, `${gateway.url}/events?topic=a`, { transports: ['fetch'] });
+  const { opened } = follow(t, `${gateway.url}/events?topic=a`, { env, transports: [transport] });
   await opened();
   assert.ok(at[1] - at[0] >= 695, `came back after ${at[1] - at[0]} ms`);
 });
@@ -107,7 +107,7 @@ test('an answer that is no event stream is survived', async (t) => {
 
 test('$drain: it comes back after the retry that it was told, without a failure to count', async (t) => {
   const gateway = await Gateway.start(t);
-  for (const transport of ['fetch', 'ws']) {
+  for (const transport of ['sse', 'fetch', 'ws']) {
     const { source, opened, got, data } = follow(t, `${gateway.url}/events?topic=a`, { env, transports: [transport], maxRetryMs: 100_000 });
     await opened();
     gateway.publish(1);

@@ -29,6 +29,7 @@ for (const transport of TRANSPORTS) {
     assert.equal(source.readyState, 1);
     assert.equal(source.transport, transport);
     assert.equal(of('open')[0].replay, 'none');
+    assert.deepEqual(of('open')[0].topics, ['a', 'b']);
     assert.equal(source.connection, transport === 'poll' ? undefined : 'c1');
     const one = gateway.publish('one\n two\n');
     const two = gateway.publish('{"order":1}', { topic: 'b', event: 'created' });
@@ -281,6 +282,18 @@ test('what a handler throws is the page\'s, and the stream goes on', async (t) =
   await got(2);
   await until('all four', () => thrown.length === 4);
   assert.deepEqual(new Set(thrown), new Set(['in a handler', 'in onmessage']));
+});
+
+test('a topic may have the name of a method', async (t) => {
+  const gateway = await Gateway.start(t);
+  for (const topics of [['map', 'toString'], { map: undefined }]) {
+    const { source, opened, got, data } = follow(t, `${gateway.url}/events?topic=a`, { ...GONE, topics });
+    await opened();
+    gateway.publish('x', { topic: 'map' });
+    await got(1);
+    assert.deepEqual(data, ['x']);
+    source.close();
+  }
 });
 
 test('a page may close it in any of its handlers', async (t) => {

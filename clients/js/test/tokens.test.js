@@ -94,6 +94,17 @@ test('ws: a connection that is closed 4401 comes back with a new token', async (
   assert.deepEqual(data, ['1', '2']);
 });
 
+test('ws: headers that are no credentials need no ticket, a credential among them is exchanged', async (t) => {
+  const gateway = await Gateway.start(t);
+  for (const [headers, tickets] of [[{ 'X-Trace': '1' }, 0], [{ authorization: 'Bearer secret', 'X-Trace': '1' }, 1]]) {
+    const { source, opened } = follow(t, `${gateway.url}/events?topic=a`, { env, transports: ['ws'], headers });
+    await opened();
+    assert.equal(gateway.count('ticket'), tickets);
+    source.close();
+  }
+  assert.equal(of(gateway, 'ticket')[0].headers.authorization, 'Bearer secret');
+});
+
 test('an expired token that is refused by a stream is renewed', async (t) => {
   const gateway = await Gateway.start(t);
   const reasons = [];

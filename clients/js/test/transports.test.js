@@ -8,7 +8,7 @@ import { Gateway } from './support/gateway.js';
 import { follow, pause, until } from './support/scene.js';
 
 const env = { EventSource, WebSocket };
-const ALL = { env, transports: ['sse', 'ws', 'poll'], firstFrameMs: 150 };
+const ALL = { env, transports: ['sse', 'ws', 'poll'], firstFrameMs: 300 };
 
 /** A proxy that keeps what it gets: with the head, or all. */
 const buffers = {

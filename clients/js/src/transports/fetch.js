@@ -8,7 +8,7 @@ import { refusalOf } from '../refusal.js';
 export async function followByFetch({ request, fetch, init, signal }, sink) {
   const { url, headers } = await request('', { heartbeat: 'event' });
   const response = await fetch(url, { ...init, headers: { ...headers, Accept: 'text/event-stream' }, signal });
-  if (response.status !== 200 || !/^text\/event-stream\b/i.test(response.headers.get('content-type'))) {
+  if (response.status !== 200 || !/event-stream/.test(response.headers.get('content-type'))) {
     return refusalOf(response);
   }
   sink.head();

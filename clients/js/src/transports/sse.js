@@ -11,6 +11,7 @@ const CONTROL = ['open', 'live', 'cursor', 'heartbeat', 'gap', 'end', 'auth_expi
 /** As `followByFetch`; `{ dead: true }`: it met a status that a page cannot see. */
 export async function followByEventSource({ request, EventSource, init, signal, types, enveloped }, sink) {
   const { url } = await request('', { heartbeat: 'event' });
+  if (signal.aborted) return {};
   return new Promise((resolve) => {
     const source = new EventSource(url, { withCredentials: init.credentials === 'include' });
     let heard;
@@ -28,6 +29,6 @@ export async function followByEventSource({ request, EventSource, init, signal, 
     source.onerror = ({ data }) => data === undefined && end();
     for (const word of CONTROL) source.addEventListener(`$${word}`, hear);
     types.each((type) => source.addEventListener(type, hear), signal);
-    signal.aborted ? end() : signal.addEventListener('abort', end);
+    signal.addEventListener('abort', end);
   });
 }

@@ -9,6 +9,7 @@ const STATUS = { 1008: 403, 1013: 503, 4401: 401 };
 /** As `followByFetch`. */
 export async function followByWebSocket({ request, WebSocket, signal }, sink) {
   const { url } = await request('ws');
+  if (signal.aborted) return {};
   return new Promise((resolve) => {
     const socket = new WebSocket(url.replace(/^http/, 'ws'));
     const end = () => {
@@ -34,6 +35,6 @@ export async function followByWebSocket({ request, WebSocket, signal }, sink) {
         retryMs: afterSeconds(told?.retry_after),
         done: reason === 'finished',
       });
-    signal.aborted ? end() : signal.addEventListener('abort', end);
+    signal.addEventListener('abort', end);
   });
 }

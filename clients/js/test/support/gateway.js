@@ -157,7 +157,7 @@ export class Gateway {
       end: () => response.end(),
     });
     response.on('close', () => stream.end());
-    const open = { connection: stream.connection, replay, reason, topics };
+    const open = { connection: stream.connection, replay, reason, topics, retry: this.retry };
     write([`retry: ${this.retry}`, `id: ${cursor}`, 'event: $open', `data: ${JSON.stringify(open)}`]);
     events.forEach(stream.event);
     if (to.query.has('lastEventId') || to.query.has('last')) stream.control('live', {}, this.head);
