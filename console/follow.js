@@ -60,12 +60,21 @@ export class Follow {
     this.facts = blank();
     this.state = 'connecting';
     const handler = (event) => this.#event(event);
-    const source = new TidegateSource('/events', {
-      topics: Object.fromEntries(topics.map((topic) => [topic, handler])),
-      ...start,
-      ...(token && { token }),
-      ...(transport !== 'auto' && { transports: [transport] }),
-    });
+    let source;
+    try {
+      source = new TidegateSource('/events', {
+        topics: Object.fromEntries(topics.map((topic) => [topic, handler])),
+        ...start,
+        ...(token && { token }),
+        ...(transport !== 'auto' && { transports: [transport] }),
+      });
+    } catch (error) {
+      // As where the browser has no such transport.
+      this.state = 'closed';
+      this.problem = { title: 'This cannot be followed', detail: error.message };
+      this.#told.changed();
+      return;
+    }
     this.#source = source;
     const on = (type, act) => source.addEventListener(type, (event) => this.#source === source && act(event));
     on('open', (event) => this.#open(event));
@@ -113,7 +122,7 @@ export class Follow {
     facts.missedAtLeast = missedAtLeast;
     facts.missedTopics = replay === 'gap' ? topics : undefined;
     // Nothing follows that is older than now, so nobody will say that it has been caught up with.
-    const fromNow = reason === 'unknown' || (first && replay === 'none' && Object.keys(this.#asked.start).length === 0);
+    const fromNow = reason === 'unknown' || (first && replay === 'none' && startsNow(this.#asked.start));
     this.state = fromNow ? 'live' : 'replay';
     const verdict = { none: first ? 'as asked' : 'none', complete: 'complete, nothing is missing', gap: 'with a gap' }[replay];
     this.#row('open', `${first ? 'Open' : 'Open again'}: ${TRANSPORTS[transport] ?? transport}, replay ${verdict}; connection ${connection}`, { tone: replay === 'complete' ? 'good' : '' });
@@ -160,6 +169,13 @@ export class Follow {
     }
     this.#told.changed();
   }
+}
+
+/** Whether a start leaves nothing to catch up with. */
+function startsNow({ lastEventId, since, last }) {
+  if (last !== undefined) return Number(last) === 0;
+  if (since !== undefined) return (/^\d+$/.test(since) ? Number(since) : Date.parse(since)) > Date.now();
+  return !lastEventId;
 }
 
 /** A gap in words. */

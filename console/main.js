@@ -36,6 +36,8 @@ let received = 0;
 let dirty = false;
 let frame = 0;
 let timer = 0;
+/** What waits for the stream to be live. */
+let onceLive;
 let added = 0;
 /** How far the gateway's clock is ahead of ours, and how sure that is. */
 let skew = { ms: 0, within: Infinity };
@@ -61,6 +63,10 @@ const follow = new Follow({
   changed() {
     later();
     facts();
+    if (follow.state === 'idle' || follow.state === 'closed') onceLive = undefined;
+    if (follow.state !== 'live') return;
+    onceLive?.();
+    onceLive = undefined;
   },
 });
 
@@ -310,12 +316,13 @@ $('token').addEventListener('change', () => {
   if (follow.running && token()) begin(follow.cursor ? { lastEventId: follow.cursor } : start());
 });
 
-$('try').addEventListener('click', async () => {
+$('try').addEventListener('click', () => {
   if (!topics.includes('demo')) topics = [...topics, 'demo'];
   chips();
-  begin({ last: '0' });
   publish.fill({ topic: 'demo', type: 'hello', data: '{"from": "the console"}' });
-  await publish.send();
+  begin({});
+  // Published before the stream is open it would be of the past.
+  if (follow.running) onceLive = () => publish.send();
 });
 
 // ---- the table

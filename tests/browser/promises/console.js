@@ -14,7 +14,7 @@ const HOSTILE = '<img src=x onerror="document.title=\'taken\'"><script>document.
 const REFUSED = /status of 40[013]|status of 409|401|403/;
 
 export default function theConsole(world, each) {
-  const test = (sentence, body) => each(`console: ${sentence}`, body);
+  const test = (sentence, body) => each(`console: ${sentence.replace(/^the console /, 'it ')}`, body);
   const scene = (t, options, body) => consoleScene(t, world, options, body);
 
   test('the console follows a topic, publishes to it, and shows what comes as text', async (t) => {
@@ -45,6 +45,27 @@ export default function theConsole(world, each) {
       assert.equal(await ui.evaluate(() => document.querySelectorAll('main img, main script').length), 0, 'no markup came of it');
       assert.match(await ui.evaluate(() => document.title), /^Live: orders/);
       say(`by ${await ui.text('transport-now')}`);
+    });
+  });
+
+  test('who comes for the first time has an event of their own after one click', async (t) => {
+    await scene(t, {}, async ({ gateway, ui }) => {
+      await ui.click('#try');
+      await ui.shows('state', 'Live');
+      await ui.shows('received', '1');
+      const [{ id }] = await gateway.history('demo');
+      assert.deepEqual((await ui.events()).map((row) => [row.id, row.topic, row.type]), [[id, 'demo', 'hello']]);
+    });
+  });
+
+  test('a start that leaves nothing to catch up with is live at once', async (t) => {
+    await scene(t, {}, async ({ gateway, visit }) => {
+      await gateway.publish({ topic: 'orders', data: 'before' });
+      for (const start of ['last=0', `since=${Date.now() + 3_600_000}`, 'since=2100-01-01T00:00:00Z']) {
+        const ui = await visit(`#topic=orders&${start}`);
+        await ui.shows('state', 'Live');
+        assert.equal(await ui.text('received'), '0');
+      }
     });
   });
 
