@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// How long a program may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 /// What publishers show.
 const TOKEN: &str = "a-token-of-the-tests-own";
 
