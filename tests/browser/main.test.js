@@ -24,7 +24,7 @@ import examples from './promises/examples.js';
 
 const TEST_MS = 150_000;
 // Most of the time a test waits for a browser to come back by itself; each has a gateway, a proxy and a page of its own.
-const AT_ONCE = Number(process.env.TIDEGATE_TEST_CONCURRENCY ?? 3);
+const AT_ONCE = Number(process.env.TIDEGATE_TEST_CONCURRENCY ?? 4);
 
 describe('real browsers', { concurrency: true }, () => {
   for (const engine of Object.keys(engines)) {

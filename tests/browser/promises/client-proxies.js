@@ -31,7 +31,8 @@ const FRONTS = [
 
 export default function clientProxies(world, test) {
   for (const [what, front, expected] of FRONTS) {
-    for (const signed of expected === 'sse' ? [false] : [false, true]) {
+    // With a token the stream goes by fetch, which hears of the head; that is one question, and the proxy another.
+    for (const signed of what.includes('bodies') ? [false, true] : [false]) {
       test(`client: behind ${what} it follows by ${expected}${signed ? ', also with a token' : ''}, and misses nothing`, async (t) => {
         const settings = behind({ ...QUIET, ...(signed && { ...wantsTokens, TIDEGATE_AUTH__ANONYMOUS: '' }) });
         await scene(t, world, { client: true, origin: 'own', settings, front }, async ({ gateway, proxy, page, say, eventsUrl }) => {

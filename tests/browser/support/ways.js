@@ -2,7 +2,8 @@
 
 /** Name of each, as `source.transport` says it, and the options that allow no other. */
 export const WAYS = {
-  sse: { transports: ['sse'] },
+  // An EventSource keeps the gateway's `retry` to itself, so the client comes back after what it takes for usual.
+  sse: { transports: ['sse'], retryMs: 300 },
   fetch: { transports: ['sse'], headers: { 'x-way': 'fetch' } },
   ws: { transports: ['ws'] },
   poll: { transports: ['poll'] },
