@@ -221,6 +221,41 @@ async fn a_heartbeat_is_an_event_without_an_id_for_who_asks() {
     );
 }
 
+/// No script can read the field, and a page that reconnects by itself wants to know it.
+#[tokio::test]
+async fn retry_stands_in_the_data_as_well_for_who_asks() {
+    let settings = Gateway::with("drain.timeout", "1s");
+    let mut gateway = settings.with("limits.connections", 1).start().await;
+    let mut reader = gateway.events("topic=orders&retry=data").open().await;
+    let raw = String::from_utf8(reader.raw.clone()).unwrap();
+    let field = raw
+        .strip_prefix("retry: ")
+        .unwrap()
+        .split_once('\n')
+        .unwrap()
+        .0;
+    assert_eq!(reader.open_data()["retry"].to_string(), field, "{raw:?}");
+
+    let target = "/events?topic=orders&retry=data&refuse=stream";
+    let refused = gateway.get(target).await;
+    let body = refused.text();
+    let field = body
+        .strip_prefix("retry: ")
+        .unwrap()
+        .split_once('\n')
+        .unwrap()
+        .0;
+    let data = body.split_once("data: ").unwrap().1.trim_end();
+    let problem: Value = serde_json::from_str(data).unwrap();
+    assert_eq!(problem["code"], "connection_limit");
+    assert_eq!(problem["retry"].to_string(), field, "{body:?}");
+
+    gateway.terminate();
+    let drain = reader.control("$drain").await;
+    let told = json!({ "retry": drain.retry_ms.unwrap() }).to_string();
+    assert_eq!(drain.data.as_deref(), Some(&*told));
+}
+
 /// For simple parsers that treat each event as data.
 #[tokio::test]
 async fn without_control_events_there_are_ids_comments_and_what_was_published() {

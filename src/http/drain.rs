@@ -21,7 +21,11 @@ const SLOT: Duration = Duration::from_millis(250);
 pub async fn drain(app: &Arc<App>, connections: &TaskTracker) {
     app.enter(Mode::Unready);
     tracing::info!(streams = app.streams.len(), delay = ?app.config().drain.delay, timeout = ?app.config().drain.timeout, "draining");
-    time::sleep(app.config().drain.delay).await;
+    let delay = app.config().drain.delay;
+    if !delay.is_zero() {
+        // Even a sleep of no time would be a moment in which it is unready and takes streams.
+        time::sleep(delay).await;
+    }
     app.enter(Mode::Draining);
     app.draining.cancel();
     let deadline = Instant::now() + app.config().drain.timeout;

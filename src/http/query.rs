@@ -86,7 +86,7 @@ impl<'a> Query<'a> {
         Ok(TopicList::parse(self.all("topic"), default, limit)?)
     }
 
-    /// The options `heartbeat`, `envelope`, `control`, of a subscription of `topics`.
+    /// The options `heartbeat`, `envelope`, `control`, `retry`, of a subscription of `topics`.
     ///
     /// # Errors
     /// A value that is not known.
@@ -98,10 +98,12 @@ impl<'a> Query<'a> {
         };
         let heartbeat = self.choice("heartbeat", &["event", "comment"])? == Some("event");
         let quiet = self.choice("control", &["on", "off"])? == Some("off");
+        let retry = self.choice("retry", &["field", "data"])? == Some("data");
         Ok(super::sse::SseOptions {
             envelope,
             heartbeat,
             quiet,
+            retry,
         })
     }
 

@@ -15,6 +15,7 @@ use super::{
     events::stream_headers,
     problem::Problem,
     query::{Query, request_cursor},
+    sse::{SseOptions, with_retry},
     ws::{
         self,
         handshake::{self, Accept},
@@ -32,8 +33,8 @@ pub(crate) enum Refusable {
     Stream {
         /// The request's own cursor.
         cursor: Option<Cursor>,
-        /// It wants no `$` events.
-        quiet: bool,
+        /// How it wants its stream.
+        options: SseOptions,
     },
     /// Over the WebSocket that it asks for.
     WebSocket(Arc<App>, Accept),
@@ -66,7 +67,12 @@ impl Refusable {
                 });
                 choice.unwrap_or(accepts).then(|| Self::Stream {
                     cursor: request_cursor(head.headers, &query),
-                    quiet: query.first("control") == Some("off"),
+                    // As far as it can be read: what is refused may be this very query.
+                    options: SseOptions {
+                        quiet: query.first("control") == Some("off"),
+                        retry: query.first("retry") == Some("data"),
+                        ..SseOptions::default()
+                    },
                 })
             }
             "/ws" if head.owned && choice != Some(false) => {
@@ -80,9 +86,9 @@ impl Refusable {
     /// The response, if this problem is answered in that way.
     pub(crate) fn response(&self, problem: &Problem, request_id: &str) -> Option<Response<Body>> {
         match self {
-            Self::Stream { cursor, quiet } => problem
+            Self::Stream { cursor, options } => problem
                 .is_temporary()
-                .then(|| frame(problem, request_id, *cursor, *quiet)),
+                .then(|| frame(problem, request_id, *cursor, *options)),
             Self::WebSocket(app, accept) => ws::refuse(app, accept, problem),
         }
     }
@@ -103,17 +109,21 @@ fn frame(
     problem: &Problem,
     request_id: &str,
     cursor: Option<Cursor>,
-    quiet: bool,
+    options: SseOptions,
 ) -> Response<Body> {
     let wait = COME_BACK.max(Duration::from_secs(problem.retry_after.unwrap_or(0)));
-    let json = problem.json(Some(request_id));
+    let retry_ms = jittered(wait);
+    let mut json = problem.json(Some(request_id));
+    if options.retry {
+        json = with_retry(json, retry_ms);
+    }
     let mut frame = ControlFrame {
-        retry_ms: Some(jittered(wait)),
+        retry_ms: Some(retry_ms),
         id: cursor.map(Cursor::id),
         event: Some("$refused"),
         data: Some(&json),
     };
-    if quiet {
+    if options.quiet {
         frame.event = None;
         frame.data = None;
     }

@@ -4,6 +4,7 @@
 //! an HTTP library does.
 
 use std::{
+    fmt::Write as _,
     sync::Arc,
     task::{Context, Poll, ready},
 };
@@ -23,6 +24,8 @@ pub struct SseOptions {
     pub heartbeat: bool,
     /// `control=off`: no `$` event at all.
     pub quiet: bool,
+    /// `retry=data`: what the field `retry` says stands in the data as well, since no script can read the field.
+    pub retry: bool,
 }
 
 /// A stream and how it is written.
@@ -107,7 +110,8 @@ impl SseStream {
             Control::Open(opening) => {
                 let connection = self.stream.scope().connection();
                 let open = OpenData::new(&connection, opening, self.stream.subscriber());
-                self.frame(Some(retry_ms), Some(opening.cursor), "$open", &json(&open))
+                let data = self.with_retry(json(&open), retry_ms);
+                self.frame(Some(retry_ms), Some(opening.cursor), "$open", &data)
             }
             Control::Gap(gap) => self.frame(None, None, "$gap", &json(&GapData::new(gap))),
             Control::Live(cursor) => self.frame(None, Some(*cursor), "$live", "{}"),
@@ -119,7 +123,10 @@ impl SseStream {
                 self.frame(None, moves.then_some(*id), "$end", &json(&End { topic }))
             }
             Control::Cursor(cursor) => self.frame(None, Some(*cursor), "$cursor", ""),
-            Control::Drain(cursor) => self.frame(Some(retry_ms), Some(*cursor), "$drain", "{}"),
+            Control::Drain(cursor) => {
+                let data = self.with_retry("{}".into(), retry_ms);
+                self.frame(Some(retry_ms), Some(*cursor), "$drain", &data)
+            }
             Control::AuthExpiring(data) => self.frame(None, None, "$auth_expiring", data),
             Control::Silence(moved) => {
                 let mut bytes = moved.map_or_else(Vec::new, |cursor| {
@@ -132,6 +139,14 @@ impl SseStream {
                 }
                 bytes
             }
+        }
+    }
+
+    fn with_retry(&self, data: String, retry_ms: u64) -> String {
+        if self.options.retry {
+            with_retry(data, retry_ms)
+        } else {
+            data
         }
     }
 
@@ -162,4 +177,12 @@ impl SseStream {
         }
         .encode()
     }
+}
+
+/// An object with one member more.
+pub(super) fn with_retry(mut object: String, retry_ms: u64) -> String {
+    object.truncate(object.len() - 1);
+    let comma = if object.len() > 1 { "," } else { "" };
+    let _ = write!(object, "{comma}\"retry\":{retry_ms}}}");
+    object
 }

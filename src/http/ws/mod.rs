@@ -45,7 +45,7 @@ use session::Session;
 use socket::Limits;
 
 /// Options of `/events` that say how frames are written.
-const MEANINGLESS: [&str; 3] = ["heartbeat", "envelope", "control"];
+const MEANINGLESS: [&str; 4] = ["heartbeat", "envelope", "control", "retry"];
 
 /// What an accepted WebSocket goes on with.
 pub enum Accepted {

@@ -10,7 +10,7 @@ const CONTROL = ['open', 'live', 'cursor', 'heartbeat', 'gap', 'end', 'auth_expi
 
 /** As `followByFetch`; `{ dead: true }`: it met a status that a page cannot see. */
 export async function followByEventSource({ request, EventSource, init, signal, types, enveloped }, sink) {
-  const { url } = await request('', { heartbeat: 'event' });
+  const { url } = await request('', { heartbeat: 'event', retry: 'data' });
   if (signal.aborted) return {};
   return new Promise((resolve) => {
     const source = new EventSource(url, { withCredentials: init.credentials === 'include' });
