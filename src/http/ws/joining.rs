@@ -111,6 +111,8 @@ impl Joining {
             }
             let ceiling = self.meeting.unwrap_or(EventId::MAX);
             match self.subscriber.poll_read_to(ceiling, cx, frames, BUDGET) {
+                // Before the frontier has come to the meeting place; asked again, it would say the same.
+                Poll::Ready(Read::Over) if self.meeting.is_some() => return Poll::Pending,
                 Poll::Ready(Read::Live | Read::Over) => self.caught_up = true,
                 Poll::Ready(Read::Reached) => self.there = true,
                 other => return other,

@@ -353,10 +353,11 @@ impl Client {
                     // That is told with the cursor of the stream.
                     Read::Live | Read::Over => {
                         let asks = State::Asks(Box::pin(std::future::pending()));
-                        if let State::CatchesUp(reader) = mem::replace(&mut added.state, asks) {
+                        // One that had caught up catches up once more when the log is born again before they meet.
+                        if let State::CatchesUp(reader) | State::Meets(reader) =
+                            mem::replace(&mut added.state, asks)
+                        {
                             added.state = State::Meets(reader);
-                        } else {
-                            panic!("it has caught up before");
                         }
                         return false;
                     }
