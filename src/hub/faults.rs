@@ -725,11 +725,7 @@ impl Judge {
             self.missing(who, topic, record, (after, before), gaps, cursors);
         for gap in gaps {
             let justified = match gap {
-                // Of a log that is born again while its first page is read, the reason may come later than the gap.
-                GapReason::Retention => {
-                    self.storm.keep < usize::MAX && retained_gone
-                        || !self.births.is_empty() && missing > 0
-                }
+                GapReason::Retention => self.storm.keep < usize::MAX && retained_gone,
                 GapReason::Lost => self.forked.contains(topic) || !self.births.is_empty(),
                 GapReason::Reset => !self.births.is_empty(),
                 GapReason::Unknown => false,

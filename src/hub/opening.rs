@@ -115,8 +115,10 @@ impl Hub {
         } else {
             // What is published from here on is not excused.
             let position = shared.store.position(&[]).await;
-            let frontier = shared.frontier().id;
-            position.map_or(frontier, |position| position.last.max(frontier))
+            let frontier = shared.frontier();
+            // While a log that was born again is being joined, the frontier is still that of the one before.
+            let known = frontier.id.max(frontier.born);
+            position.map_or(known, |position| position.last.max(known))
         };
         subscriber.begin(plan.cursor, &plan.anywhere, excused, plan.tells_live);
         let ended = subscriber.ended();
