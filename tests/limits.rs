@@ -4,6 +4,7 @@ mod callers;
 
 use std::time::Duration;
 
+use rustix::process::Signal;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -156,6 +157,26 @@ async fn a_place_comes_back_however_a_client_leaves() {
     let _ = noisy.try_send("x".repeat(100_000)).await;
     drop(noisy);
     drop(it.is_free("a client that talked").await);
+}
+
+/// The gateway learns of both at once, and has written the event before it looks who is still there.
+#[tokio::test]
+async fn a_place_comes_back_when_a_client_leaves_just_as_an_event_comes() {
+    let mut gateway = Gateway::start().await;
+    let mut publisher = gateway.connect().await;
+    let publish = Request::post("/publish?topic=orders", "text/plain", "an event");
+    for _ in 0..5 {
+        let mut streams = Vec::new();
+        for _ in 0..40 {
+            streams.push(gateway.subscribe("orders").await);
+        }
+        gateway.program().signal(Signal::STOP);
+        publisher.send(publish.bytes(gateway.public)).await;
+        drop(streams);
+        gateway.program().signal(Signal::CONT);
+        assert_eq!(publisher.response().await.status(), 200);
+        gateway.has_places_taken(0).await;
+    }
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use std::{
 };
 
 use socket2::SockRef;
-use tokio::net::TcpStream;
+use tokio::{io::Interest, net::TcpStream};
 use tokio_rustls::rustls::ServerConnection;
 
 /// What TLS may hold of what was written, while its socket takes nothing: a record.
@@ -38,6 +38,13 @@ pub trait Wire: Send + Unpin + 'static {
 
     /// Reads what nobody wants, into room that many share. Returns how much came; nothing is the end.
     fn poll_discard(&mut self, cx: &mut Context<'_>, room: &mut [u8]) -> Poll<io::Result<usize>>;
+
+    /// Whether something came, or the end did, since all was read: one look at what the runtime knows, and no call of the
+    /// kernel. Whoever has been told that nothing is there and sees nothing here is still waited for.
+    #[inline]
+    fn has_come(&self) -> bool {
+        self.socket().try_io(Interest::READABLE, || Ok(())).is_ok()
+    }
 
     /// What has to be said before the write side is shut down.
     fn say_goodbye(&mut self);

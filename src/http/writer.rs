@@ -269,8 +269,11 @@ impl<W: Wire> Future for StreamWriter<W> {
         this.wrote = false;
         let reason = match this.poll_stream(cx) {
             Poll::Ready(reason) => reason,
-            // A write finds out by itself that the client is gone; to look there, too, costs each delivery a twentieth.
-            Poll::Pending if this.wrote && this.listens => return Poll::Pending,
+            // To ask the socket again costs each delivery a twentieth, and is not needed while its waker is still set. It
+            // is not when the client left just now: that, and what was written, may have come in one wake.
+            Poll::Pending if this.wrote && this.listens && !this.wire.has_come() => {
+                return Poll::Pending;
+            }
             Poll::Pending => match this.poll_noise(cx) {
                 Poll::Ready(reason) => reason,
                 // What came may want an answer of TLS: new keys do.
