@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use rustix::process::Signal;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::support::{
@@ -215,20 +216,27 @@ async fn a_thousand_half_open_sockets_leave_the_others_alone() {
 /// Sockets that say nothing used to take every descriptor: then operators could not even look.
 #[tokio::test]
 async fn a_flood_of_silent_sockets_leaves_descriptors_for_those_who_speak() {
-    let gateway = Gateway::settings().open_files(360).start().await;
+    let mut gateway = Gateway::settings().open_files(360).start().await;
     let mut reader = gateway.subscribe("orders").await;
     let mut held = Vec::new();
+    // All at once: who has to go is chosen faster than anybody leaves.
+    gateway.program().signal(Signal::STOP);
     for _ in 0..800 {
         held.push(gateway.connect().await);
     }
+    gateway.program().signal(Signal::CONT);
     for number in 0..20 {
         gateway.publish("orders", &number.to_string()).await;
         assert_eq!(reader.take(1).await, [number.to_string()]);
         held.push(gateway.connect().await);
     }
     gateway.has_open_streams(1).await;
+    // 841 came, 264 have room. Not many more may have to go than that, or those who speak are soon among them.
     let evicted = gateway.metric("tidegate_connections_evicted_total").await;
-    assert!(evicted.unwrap() > 400.0, "{evicted:?}");
+    assert!(
+        evicted.is_some_and(|evicted| (400.0..600.0).contains(&evicted)),
+        "{evicted:?}"
+    );
     let open = gateway.metric("process_open_fds").await.unwrap();
     assert!(open < 300.0, "{open}");
 }

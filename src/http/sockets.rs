@@ -94,19 +94,25 @@ impl Sockets {
         }
     }
 
-    /// Closes the connections that have waited longest: a few at once, because finding them means looking at all.
+    /// Closes the connections that have waited longest: a few at once, because finding them means looking at all. Those that
+    /// are on their way out count: where that takes a while, nobody else has to go for it.
     fn close_oldest(&self) {
+        let mut leaving = 0;
         let mut waiting: Vec<((u64, u64), CancellationToken)> = self
             .candidates
             .lock()
             .iter()
-            .filter(|(_, candidate)| !candidate.kill.is_cancelled())
             .filter_map(|(_, candidate)| {
+                if candidate.kill.is_cancelled() {
+                    leaving += 1;
+                    return None;
+                }
                 let since = candidate.activity.waits_since()?;
                 Some(((since, candidate.number), candidate.kill.clone()))
             })
             .collect();
-        let some = (self.room / 64).max(1).min(waiting.len());
+        let wanted = (self.room / 64).max(1).saturating_sub(leaving);
+        let some = wanted.min(waiting.len());
         if some == 0 {
             return;
         }
