@@ -1,14 +1,13 @@
 // A real Nginx before the gateway: the configuration of this repository (nginx/nginx.conf) with ports, upstreams and paths of
 // the test in place of its own. What is replaced has to be there, so a test never runs with something else than what it says.
 
-import { spawn } from 'node:child_process';
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import net from 'node:net';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { certificate } from './certificate.js';
+import { Child } from './child.js';
 import { freePort } from './ports.js';
-import { bounded, until } from './until.js';
 
 const CONFIGURATION = new URL('../../../nginx/nginx.conf', import.meta.url);
 const READY_MS = 10_000;
@@ -24,9 +23,7 @@ export const behindNginx = {
 
 export class Nginx {
   #child;
-  #ended;
   #folder = mkdtempSync(path.join(tmpdir(), 'tidegate-browser-nginx-'));
-  #said = '';
 
   /**
    * Starts one before the replicas on these ports. `balance` is a line for the upstream in place of `least_conn;`, `events`
@@ -75,39 +72,20 @@ export class Nginx {
     const program = existsSync('/usr/sbin/nginx') ? '/usr/sbin/nginx' : 'nginx';
     // Workers of one that root has started would lose the right to this folder.
     const settings = `daemon off; error_log stderr warn;${process.getuid() === 0 ? ' user root;' : ''}`;
-    const child = spawn(program, ['-p', this.#folder, '-c', path.join(this.#folder, 'nginx.conf'), '-g', settings], { stdio: ['ignore', 'pipe', 'pipe'] });
-    this.#child = child;
-    const reap = () => child.kill('SIGTERM');
-    process.once('exit', reap);
-    for (const output of [child.stdout, child.stderr]) output.on('data', (text) => (this.#said += text));
-    let end;
-    this.#ended = new Promise((resolve) => {
-      const ended = (how) => {
-        process.off('exit', reap);
-        end = how;
-        resolve();
-      };
-      child.once('error', (error) => ended(error.code === 'ENOENT' ? 'there is no nginx: scripts/install-test-tools browser' : error.message));
-      child.once('exit', (code, signal) => ended(`${code ?? signal}:\n${this.#said}`));
+    this.#child = new Child(program, ['-p', this.#folder, '-c', path.join(this.#folder, 'nginx.conf'), '-g', settings], {
+      missing: 'scripts/install-test-tools browser',
+      reap: 'SIGTERM',
     });
-    await until(
-      'nginx to listen',
-      () => {
-        if (end) throw new Error(`nginx ended before it listened: ${end}`);
-        return isListening(this.port);
-      },
-      { within: READY_MS, seen: () => this.#said.slice(-1_000) },
-    );
+    await this.#child.begins('listen', () => isListening(this.port), READY_MS);
   }
 
   /** `nginx -s reload`. Open streams stay with the old worker until its time is over. */
   reload() {
-    this.#child.kill('SIGHUP');
+    this.#child.signal('SIGHUP');
   }
 
   async close() {
-    this.#child.kill('SIGTERM');
-    await bounded('nginx to end', this.#ended, END_MS);
+    await this.#child.end('SIGTERM', END_MS);
     rmSync(this.#folder, { recursive: true, force: true });
   }
 }
