@@ -24,6 +24,7 @@ use crate::support::{Aim, ChaosProxy, Gateway, Request, Settings, id, within_tim
 use programs::{Language, command, must};
 
 pub(crate) mod programs;
+pub(crate) mod publishing;
 
 /// How long one thing may take to be seen: a client that was refused comes back after 7 s, and each program has to start.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -14,8 +14,12 @@ use tempfile::TempDir;
 use tokio::task::spawn_blocking;
 
 use crate::{
+    interop::{
+        programs::{command, run_within, said},
+        publishing::{Ended, are_refused, arrives, stored},
+    },
     redis::replica,
-    support::{RedisServer, id, within_time},
+    support::{RedisServer, within_time},
 };
 
 /// How long packages may take to be fetched and built, where it is the first time. That is half of it on two busy cores.
@@ -28,11 +32,8 @@ fn example(language: &str) -> PathBuf {
 }
 
 /// Runs a program to its end.
-async fn run(mut command: Command) -> Output {
-    let what = format!("{command:?}");
-    let output = spawn_blocking(move || command.output());
-    let output = within_time(PATIENCE, &what, output).await.unwrap();
-    output.unwrap_or_else(|error| panic!("{what}: {error}"))
+async fn run(command: Command) -> Output {
+    run_within(PATIENCE, command).await
 }
 
 /// Runs a program that has to succeed.
@@ -50,27 +51,12 @@ async fn is_there(program: &str, arguments: &[&str]) -> bool {
     output.is_ok_and(|output| output.status.success())
 }
 
-fn said(output: &Output) -> String {
-    [&output.stdout, &output.stderr]
-        .map(|pipe| String::from_utf8_lossy(pipe))
-        .concat()
-}
-
-fn command(program: impl AsRef<Path>, arguments: &[&str]) -> Command {
-    let mut command = Command::new(program.as_ref());
-    command.args(arguments);
-    command
-}
-
 /// An example that is ready to run.
 struct Producer {
     words: Vec<PathBuf>,
     /// Its packages; go with it.
     _home: Option<TempDir>,
 }
-
-/// How a run of an example ended: the exit code, and what it said.
-type Ended = (Option<i32>, String);
 
 impl Producer {
     /// Runs it with `TOPIC DATA [TYPE] [KEY]`.
@@ -95,53 +81,21 @@ impl Producer {
 
         let gateway = replica(&redis).await;
         let mut reader = gateway.subscribe("orders").await;
-        let stored = |ended: Ended, word: &str| {
-            let (code, text) = ended;
-            assert_eq!(code, Some(0), "{text}");
-            let (stored_id, said) = text.split_once(' ').unwrap();
-            assert_eq!(said, word, "{text}");
-            id(stored_id)
-        };
-        for (arguments, kind) in [
-            (&["orders", r#"{"n": 1}"#][..], None),
-            (
-                &["orders", "größer\n\nals $1 \"zwei\"", "order created"],
-                Some("order created"),
-            ),
-            (&["orders", "", ""], None),
-            (
-                &["orders", "with a key", "created", "order 7"],
-                Some("created"),
-            ),
-        ] {
-            let stored_id = stored(self.publish(&url, arguments).await, "stored");
-            let event = reader.next().await;
-            assert_eq!(event.id, stored_id);
-            assert_eq!(
-                (event.data.as_str(), event.kind.as_deref()),
-                (arguments[1], kind)
-            );
-        }
-        let last = reader.cursor();
-        let again = ["orders", "with a key", "created", "order 7"];
-        let known = stored(self.publish(&url, &again).await, "duplicate");
-        assert_eq!(known.to_string(), last);
+        let publish = async |arguments: &[&str]| self.publish(&url, arguments).await;
+        arrives(publish, &mut reader).await;
         let elsewhere = ["other", "with a key", "created", "order 7"];
         stored(self.publish(&url, &elsewhere).await, "stored");
         reader.stays_silent().await;
 
-        for (arguments, wanted) in [
+        let wrong: [(&[&str], &str); 3] = [
             (
-                &["orders", "another", "created", "order 7"][..],
+                &["orders", "another", "created", "order 7"],
                 "IDEMPOTENCY_MISMATCH",
             ),
             (&["no topic", "a"], "TOPIC_INVALID"),
             (&["orders", "a", "$open"], "TYPE_INVALID"),
-        ] {
-            let (code, text) = self.publish(&url, arguments).await;
-            assert_eq!(code, Some(1), "{text}");
-            assert!(text.contains(wanted), "wanted {wanted}, got {text}");
-        }
+        ];
+        are_refused(publish, &wrong).await;
         redis.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
         let (code, text) = self.publish(&url, &["orders", "a"]).await;
         assert_eq!(code, Some(75), "it may be repeated: {text}");

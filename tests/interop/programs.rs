@@ -58,10 +58,15 @@ pub(crate) fn command(program: impl AsRef<Path>, arguments: &[&str]) -> Command 
 }
 
 /// Runs a program to its end.
-pub(crate) async fn run(mut command: Command) -> Output {
+pub(crate) async fn run(command: Command) -> Output {
+    run_within(PATIENCE, command).await
+}
+
+/// The same, with another patience.
+pub(crate) async fn run_within(patience: Duration, mut command: Command) -> Output {
     let what = format!("{command:?}");
     let output = spawn_blocking(move || command.output());
-    let output = within_time(PATIENCE, &what, output).await.unwrap();
+    let output = within_time(patience, &what, output).await.unwrap();
     output.unwrap_or_else(|error| panic!("{what}: {error}"))
 }
 
