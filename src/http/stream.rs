@@ -103,10 +103,7 @@ impl EventStream {
         opening: Opening,
         scope: StreamScope,
     ) -> Self {
-        app.metrics.opened(opening.replay.as_str());
-        if let Replay::Gap(gap) = &opening.replay {
-            app.metrics.gap(gap.reason.as_str());
-        }
+        count_verdict(&app, &opening.replay);
         let now = app.alarms.now();
         let opened_us = app.hub.now_us();
         let app_closes = app.streams.closes();
@@ -326,6 +323,14 @@ impl EventStream {
     pub fn handed_over(&self) {
         let standing = self.standing(self.last_write(), false);
         self.scope.handle().answer.note(standing);
+    }
+}
+
+/// Counts what a stream, or topics that join one, was told of its resume.
+pub(super) fn count_verdict(app: &App, replay: &Replay) {
+    app.metrics.opened(replay.as_str());
+    if let Replay::Gap(gap) = replay {
+        app.metrics.gap(gap.reason.as_str());
     }
 }
 

@@ -14,6 +14,7 @@ use crate::{
         access::allowed,
         problem::{Code, Problem},
         publish::{self, Rules},
+        stream::count_verdict,
         ws::{
             encode,
             joining::Joining,
@@ -208,10 +209,7 @@ impl<S> Session<S> {
                 auth,
                 begun: Ok((subscriber, opening)),
             } => {
-                self.app.metrics.opened(opening.replay.as_str());
-                if let Replay::Gap(gap) = &opening.replay {
-                    self.app.metrics.gap(gap.reason.as_str());
-                }
+                count_verdict(&self.app, &opening.replay);
                 let subscribed = encode::subscribed(reference.as_ref(), &asked, &opening);
                 self.answers.push_back(subscribed);
                 self.joining.push_back(Joining::new(subscriber, asked));
