@@ -1,4 +1,4 @@
-//! The promises of every store, kept by Redis.
+//! The promises of every store, kept by Redis, with functions and without.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,7 +14,10 @@ use tokio::{runtime::Handle, task::spawn_blocking};
 use super::support::RedisServer;
 
 /// Logs in a Redis of their own.
-struct RedisHome;
+struct RedisHome {
+    /// It has no functions.
+    scripts: bool,
+}
 
 impl Home for RedisHome {
     fn open<'a>(
@@ -30,7 +33,7 @@ impl Home for RedisHome {
                     command(server.clone(), &["FLUSHALL"]).await;
                     server
                 }
-                None => start().await,
+                None => start(self.scripts).await,
             };
             let store = connect(&server, config).await;
             Opened {
@@ -69,8 +72,12 @@ impl Home for RedisHome {
 
 // On threads of their own, because what a `Home` returns has to be `Send` for every lifetime.
 
-async fn start() -> Arc<RedisServer> {
-    let started = spawn_blocking(|| Handle::current().block_on(RedisServer::start()));
+async fn start(scripts: bool) -> Arc<RedisServer> {
+    let mut settings = RedisServer::settings();
+    if scripts {
+        settings = settings.without_functions();
+    }
+    let started = spawn_blocking(|| Handle::current().block_on(settings.start()));
     Arc::new(started.await.unwrap())
 }
 
@@ -101,4 +108,5 @@ async fn connect(server: &RedisServer, config: MemoryConfig) -> Arc<dyn Store> {
     Arc::new(store)
 }
 
-tidegate::store_contract!(redis, super::RedisHome);
+tidegate::store_contract!(redis, super::RedisHome { scripts: false });
+tidegate::store_contract!(redis_without_functions, super::RedisHome { scripts: true });

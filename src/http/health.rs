@@ -16,7 +16,7 @@ use super::{
     app::{App, Mode, rfc3339},
     body::Body,
 };
-use crate::telemetry::ProcessStats;
+use crate::{store::RedisAbout, telemetry::ProcessStats};
 
 #[derive(Serialize)]
 struct Health {
@@ -59,6 +59,8 @@ struct Dependency {
     latency_ms: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    redis: Option<RedisAbout>,
     /// What an operator should mend though it works.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     warnings: Vec<String>,
@@ -104,6 +106,7 @@ pub(crate) async fn report(app: &Arc<App>) -> Response<Body> {
                 kind: store.kind(),
                 latency_ms: latency,
                 error,
+                redis: store.about(),
                 warnings,
             },
         },

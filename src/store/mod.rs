@@ -176,6 +176,11 @@ pub trait Store: Send + Sync + 'static {
         None
     }
 
+    /// How it reaches Redis, where it is in Redis.
+    fn about(&self) -> Option<RedisAbout> {
+        None
+    }
+
     /// The name of this kind of store, for health and metrics.
     fn kind(&self) -> &'static str;
 }
@@ -360,4 +365,17 @@ pub struct RedisStats {
     pub connects: u64,
     /// Commands answered, without those of the feed.
     pub commands: u64,
+}
+
+/// How a Redis store reaches the log.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct RedisAbout {
+    /// How the server is found: `url`.
+    pub via: &'static str,
+    /// The server that has the log, `host:port`, as it was found last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub master: Option<String>,
+    /// Whether it runs `functions`, or the same source as `scripts`; none before the first contact.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub functions: Option<&'static str>,
 }

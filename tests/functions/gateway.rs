@@ -76,7 +76,7 @@ impl Log {
 async fn the_version_can_be_asked_without_a_log() {
     let log = Log::new().await;
     let version = log.call("tidegate_version", &[], &[]).await.integer();
-    assert_eq!(version, 2);
+    assert_eq!(version, 3);
     let read_only = ["FCALL_RO", "tidegate_version", "0"];
     assert_eq!(log.redis.command(&read_only).await.integer(), version);
     assert_eq!(log.redis.command(&["DBSIZE"]).await.integer(), 0);

@@ -308,7 +308,7 @@ async fn functions_that_were_flushed_are_loaded_again() {
 async fn the_library_of_a_newer_version_is_left_alone() {
     let redis = RedisServer::start().await;
     let newer = include_str!("../../src/store/redis/functions.lua").replacen(
-        "local VERSION = 2\n",
+        "local VERSION = 3\n",
         "local VERSION = 1000\n",
         1,
     );

@@ -61,6 +61,14 @@ impl RedisSettings {
         self
     }
 
+    /// Knows scripts, but no functions, as some managed servers.
+    pub(crate) fn without_functions(self) -> Self {
+        let commands = ["FUNCTION", "FCALL", "FCALL_RO"];
+        commands.iter().fold(self, |settings, command| {
+            settings.config(&format!("rename-command {command} \"\""))
+        })
+    }
+
     /// Whoever does not say this password is refused.
     pub(crate) fn password(mut self, password: &str) -> Self {
         self.password = Some(password.to_owned());

@@ -19,6 +19,7 @@ use tokio::time::{self, Instant, MissedTickBehavior};
 use super::{
     Shared,
     backoff::Backoff,
+    calls::Calls,
     entry::{self, EntryError, Message},
     letters, library,
     link::{Link, LinkError, Output, read, role},
@@ -74,8 +75,10 @@ async fn connection(shared: &Arc<Shared>, backoff: &mut Backoff) -> LinkError {
         Err(error) => return error,
     };
     shared.counters.connected();
+    shared.health.called(link.calls);
     let mut session = Session {
         shared,
+        calls: link.calls,
         subscriptions: HashMap::new(),
         leaving: HashMap::new(),
         expected: VecDeque::new(),
@@ -135,6 +138,7 @@ enum Expected {
 /// One connection's time.
 struct Session<'a> {
     shared: &'a Arc<Shared>,
+    calls: Calls,
     subscriptions: HashMap<Topic, Subscription>,
     /// How many times the end of a subscription was asked for and has not been confirmed.
     leaving: HashMap<Topic, u32>,
@@ -218,7 +222,7 @@ impl Session<'_> {
     }
 
     fn send(&mut self, request: &Request) {
-        request.write(&mut self.output.bytes);
+        request.write(self.calls, &mut self.output.bytes);
     }
 
     fn expect(&mut self, expected: Expected) {

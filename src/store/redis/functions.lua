@@ -22,7 +22,7 @@ Any program may call `tidegate_publish`; the others are the gateway's own. With 
 An id is "<milliseconds>-<sequence>". Errors are "<CODE> <what was wrong>"; unless it says otherwise, nothing was written.
 All checks of an event come before its first write. ]]
 
-local VERSION = 2
+local VERSION = 3
 local FORMAT = '1'
 
 -- Milliseconds that an id may lie ahead of the clock before it is taken for a mistake.

@@ -2,26 +2,42 @@
 
 use super::{
     Shared,
+    calls::{Calls, Effect, Function, SOURCE, is_forbidden, is_missing},
     link::{Link, LinkError},
     resp::{Request, Value},
 };
 use crate::event::EventId;
 
-/// The functions; their contract stands in the file.
-pub const SOURCE: &str = include_str!("functions.lua");
 /// The version of [`SOURCE`], which the file states, too.
-const VERSION: i64 = 2;
+const VERSION: i64 = 3;
 
-/// Loads the library where it is missing or older. A newer one stays: it belongs to replicas that are already newer.
+/// Loads the library where it is missing or older, and finds out how this server is called. A newer one stays: it belongs
+/// to replicas that are already newer.
 pub(super) async fn load(link: &mut Link) -> Result<(), LinkError> {
-    let version = Request::read_function("tidegate_version", &[]);
+    link.calls = Calls::Functions;
+    match load_functions(link).await {
+        Err(LinkError::Refused(functions)) if is_forbidden(&functions) => {
+            link.calls = Calls::Scripts;
+            match load_scripts(link).await {
+                Err(LinkError::Refused(scripts)) => {
+                    Err(LinkError::NoFunctions { functions, scripts })
+                }
+                loaded => loaded,
+            }
+        }
+        loaded => loaded,
+    }
+}
+
+async fn load_functions(link: &mut Link) -> Result<(), LinkError> {
+    let version = Request::call(Function::VERSION, [""; 0]);
     let load = match link.ask(&version).await {
         Ok(Value::Number(version)) if version >= VERSION => return Ok(()),
         Ok(_) => Request::new("FUNCTION")
             .arg("LOAD")
             .arg("REPLACE")
             .arg(SOURCE),
-        Err(LinkError::Refused(text)) if is_missing(&text) => load_missing(),
+        Err(LinkError::Refused(text)) if is_missing(&text) => version.loading(),
         Err(error) => return Err(error),
     };
     tracing::info!(version = VERSION, "loading the function library into Redis");
@@ -32,14 +48,22 @@ pub(super) async fn load(link: &mut Link) -> Result<(), LinkError> {
     }
 }
 
-/// Loads the library if it is missing.
-pub(super) fn load_missing() -> Request {
-    Request::new("FUNCTION").arg("LOAD").arg(SOURCE)
-}
-
-/// Whether an error says that the library is not there: the call has done nothing then.
-pub(super) fn is_missing(error: &str) -> bool {
-    error.contains("Function not found")
+/// The server keeps scripts until it ends, or somebody takes them away.
+async fn load_scripts(link: &mut Link) -> Result<(), LinkError> {
+    let version = Request::call(Function::VERSION, [""; 0]);
+    match link.ask(&version).await {
+        Ok(_) => return Ok(()),
+        Err(LinkError::Refused(text)) if is_missing(&text) => {}
+        Err(error) => return Err(error),
+    }
+    tracing::info!(
+        version = VERSION,
+        "this Redis has no functions, loading the same source as scripts"
+    );
+    for effect in Effect::ALL {
+        link.ask(&Request::load(effect)).await?;
+    }
+    Ok(())
 }
 
 /// Makes the log where there is none, and sees to it that ids lie above everything that this replica has seen. Returns the
@@ -66,7 +90,7 @@ pub(super) fn init_request(shared: &Shared) -> (Request, u64) {
     let keys = &shared.keys;
     let highest = shared.seen.lock().highest;
     let settings = shared.settings.now();
-    let init = Request::function("tidegate_init", &[&keys.meta, &keys.last, &keys.heads])
+    let init = Request::call(Function::INIT, [&keys.meta, &keys.last, &keys.heads])
         .arg(highest.to_string())
         .arg(&*settings.retention)
         .arg(&*settings.limits)
@@ -82,7 +106,7 @@ pub(super) fn raise_request(shared: &Shared) -> Option<Request> {
         return None;
     }
     let keys = &shared.keys;
-    let raise = Request::function("tidegate_raise", &[&keys.meta, &keys.last, &keys.heads]);
+    let raise = Request::call(Function::RAISE, [&keys.meta, &keys.last, &keys.heads]);
     let born = seen.born.map_or_else(String::new, |born| born.to_string());
     let raise = raise.arg(seen.highest.to_string()).arg(born);
     Some(raise.arg(seen.confirmed.to_string()))

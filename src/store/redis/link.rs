@@ -16,6 +16,7 @@ use tokio_rustls::{
 
 use super::{
     RedisTls, RedisUrl,
+    calls::Calls,
     resp::{Decoder, Request, RespError, Value},
 };
 
@@ -51,6 +52,11 @@ pub(super) enum LinkError {
         "it is version {0}, Redis {VERSION_NEEDED} or later is needed (or Valkey): older ones have no functions"
     )]
     TooOld(Box<str>),
+    #[error("it has no functions ({functions}), and takes no scripts instead of them ({scripts})")]
+    NoFunctions {
+        functions: Box<str>,
+        scripts: Box<str>,
+    },
     #[error("it took a subscription away: the channel has moved to another server")]
     Unsubscribed,
     #[error("it is a replica, which takes no writes: name the master")]
@@ -109,6 +115,7 @@ impl Endpoint {
             writer,
             decoder: Decoder::default(),
             input: BytesMut::with_capacity(READ),
+            calls: Calls::default(),
             tls: self.tls.is_some(),
         };
         link.introduce(&self.url, purpose).await?;
@@ -191,6 +198,8 @@ pub(super) struct Link {
     pub(super) writer: WriteHalf<Box<dyn Io>>,
     pub(super) decoder: Decoder,
     pub(super) input: BytesMut,
+    /// How this server is called; [`super::library::load`] finds out.
+    pub(super) calls: Calls,
     tls: bool,
 }
 
@@ -231,7 +240,7 @@ impl Link {
     /// Sends one request and waits for its reply. Nothing else may be under way.
     pub(super) async fn ask(&mut self, request: &Request) -> Result<Value, LinkError> {
         let mut output = BytesMut::with_capacity(request.len());
-        request.write(&mut output);
+        request.write(self.calls, &mut output);
         let asked = async {
             self.writer.write_all(&output).await?;
             self.writer.flush().await?;

@@ -7,7 +7,9 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
-    Shared, ask, entry,
+    Shared, ask,
+    calls::Function,
+    entry,
     pipe::{CallError, Pipe},
     resp::{Request, Value},
     unavailable, unexpected,
@@ -208,8 +210,7 @@ async fn summaries(
     let streams: Vec<String> = topics.iter().map(|topic| keys.topic(topic)).collect();
     let mut names = vec![&*keys.meta, &*keys.last];
     names.extend(streams.iter().map(String::as_str));
-    let request =
-        Request::read_function("tidegate_summaries", &names).args(topics.iter().map(Topic::as_str));
+    let request = Request::call(Function::SUMMARIES, &names).args(topics.iter().map(Topic::as_str));
     let reply = ask(pipe, request).await?;
     let values = reply.array().ok_or_else(unexpected)?;
     if values.len() != 5 * topics.len() {

@@ -18,6 +18,7 @@
 //! Not here: which server is the master (there is one, so far).
 
 mod backoff;
+mod calls;
 #[doc(hidden)]
 pub mod entry;
 mod exchange;
@@ -52,11 +53,12 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-pub use library::SOURCE as FUNCTIONS;
+pub use calls::SOURCE as FUNCTIONS;
 pub use link::RedisTlsError;
 pub use url::{RedisUrl, RedisUrlError};
 
 use self::{
+    calls::{Calls, Function, is_missing},
     exchange::{Exchange, RedisFeed},
     keys::Keys,
     letters::Addressee,
@@ -72,7 +74,8 @@ use self::{
 };
 use super::{
     Append, AppendError, Appended, Feed, FeedItem, Keep, Listing, Mailbox, Page, Position,
-    RedisStats, ReplicaReport, Store, StoreError, StoreStats, TopicPage, TopicSummary, mailbox,
+    RedisAbout, RedisStats, ReplicaReport, Store, StoreError, StoreStats, TopicPage, TopicSummary,
+    mailbox,
 };
 use crate::{
     event::{Event, EventId, Topic},
@@ -258,10 +261,8 @@ fn unavailable(error: CallError) -> StoreError {
 async fn ask(pipe: &Pipe, request: Request) -> Result<Value, StoreError> {
     let answer = pipe.call(request.clone()).await.map_err(unavailable)?;
     let answer = match answer {
-        Value::Error(text) if library::is_missing(&text) => {
-            pipe.call(library::load_missing())
-                .await
-                .map_err(unavailable)?;
+        Value::Error(text) if is_missing(&text) => {
+            pipe.call(request.loading()).await.map_err(unavailable)?;
             pipe.call(request).await.map_err(unavailable)?
         }
         answer => answer,
@@ -306,7 +307,7 @@ impl Store for RedisStore {
         async move {
             let keys = &self.shared.keys;
             let stream = keys.topic(topic);
-            let request = Request::read_function("tidegate_newest", &[&keys.meta, &stream]);
+            let request = Request::call(Function::NEWEST, [&keys.meta, &stream]);
             let ids = self.ask(request.arg(count.to_string())).await?;
             let ids = ids.array().ok_or_else(unexpected)?;
             let id = |value: &Value| value.text()?.parse().ok();
@@ -338,7 +339,7 @@ impl Store for RedisStore {
     ) -> BoxFuture<'a, Result<(), StoreError>> {
         async move {
             let keys = &self.shared.keys;
-            let request = Request::function("tidegate_lost", &[&keys.meta, &keys.lost])
+            let request = Request::call(Function::LOST, [&keys.meta, &keys.lost])
                 .arg(topic.as_str())
                 .arg(range.after.to_string())
                 .arg(range.through.to_string());
@@ -352,7 +353,7 @@ impl Store for RedisStore {
             let keys = &self.shared.keys;
             let (stream, channel) = (keys.topic(topic), keys.channel(topic));
             let names = [&*keys.meta, &*keys.last, &*keys.heads, &*stream, &*channel];
-            let request = Request::function("tidegate_delete", &names).arg(topic.as_str());
+            let request = Request::call(Function::DELETE, names).arg(topic.as_str());
             let answer = match self.reads.call(request.clone()).await {
                 // Nothing was done, except where the functions had to be loaded again first.
                 Ok(Value::Error(_)) => self.ask(request).await?,
@@ -441,7 +442,7 @@ impl Store for RedisStore {
         async move {
             let keys = &self.shared.keys;
             let names = [&*keys.meta, &*keys.replicas];
-            let request = Request::read_function("tidegate_replicas", &names);
+            let request = Request::call(Function::REPLICAS, names);
             let reports = self.ask(request).await?;
             let reports = reports.array().ok_or_else(unexpected)?;
             // What another version wrote in another form is none of ours.
@@ -537,6 +538,14 @@ impl Store for RedisStore {
         Some(self.shared.counters.latency.clone())
     }
 
+    fn about(&self) -> Option<RedisAbout> {
+        Some(RedisAbout {
+            via: "url",
+            master: None,
+            functions: self.shared.health.calls().map(Calls::name),
+        })
+    }
+
     fn kind(&self) -> &'static str {
         "redis"
     }
@@ -545,7 +554,7 @@ impl Store for RedisStore {
 impl RedisStore {
     async fn lease(&self, id: &str, lease: Duration, json: &str) -> Result<(), StoreError> {
         let keys = &self.shared.keys;
-        let request = Request::function("tidegate_replica", &[&keys.meta, &keys.replicas])
+        let request = Request::call(Function::REPLICA, [&keys.meta, &keys.replicas])
             .arg(id)
             .arg(lease.as_millis().to_string())
             .arg(json);

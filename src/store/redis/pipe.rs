@@ -246,6 +246,7 @@ impl Runner {
             mut writer,
             mut decoder,
             mut input,
+            calls,
             ..
         } = link;
         let mut heard = Instant::now();
@@ -284,7 +285,7 @@ impl Runner {
                                 answer: Some(job.answer),
                             });
                             for request in &job.requests {
-                                request.write(&mut output.bytes);
+                                request.write(calls, &mut output.bytes);
                             }
                         }
                     }
@@ -299,7 +300,7 @@ impl Runner {
                             values: Vec::new(),
                             answer: None,
                         });
-                        Request::new("PING").write(&mut output.bytes);
+                        Request::new("PING").write(calls, &mut output.bytes);
                     }
                 }
             }

@@ -6,7 +6,9 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::{
-    Shared, ask, entry,
+    Shared, ask,
+    calls::Function,
+    entry,
     pipe::Pipe,
     resp::{Request, Value},
     unexpected,
@@ -84,12 +86,10 @@ pub(super) async fn read(
 /// The call that asks where the log and these topics stand.
 pub(super) fn position_request(shared: &Shared, topics: &[Topic]) -> Request {
     let keys = &shared.keys;
-    Request::new("FCALL_RO")
-        .arg("tidegate_position")
-        .arg((3 + topics.len()).to_string())
-        .args([&keys.meta, &keys.last, &keys.lost])
-        .args(topics.iter().map(|topic| keys.topic(topic)))
-        .args(topics.iter().map(Topic::as_str))
+    let mut names = Vec::with_capacity(3 + topics.len());
+    names.extend([&keys.meta, &keys.last, &keys.lost].map(Clone::clone));
+    names.extend(topics.iter().map(|topic| keys.topic(topic)));
+    Request::call(Function::POSITION, &names).args(topics.iter().map(Topic::as_str))
 }
 
 /// Reads the answer to it.

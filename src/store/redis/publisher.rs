@@ -9,8 +9,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    calls::{Function, is_missing},
     keys::Keys,
-    library,
     pipe::{CallError, Pipe},
     resp::{Request, Value},
     stats::Health,
@@ -189,16 +189,14 @@ fn request(keys: &Keys, appends: &[Append]) -> Request {
             idempotency.push(keys.idempotency(&append.topic, key));
         }
     }
-    let count = 3 + 2 * named.len() + idempotency.len();
-    let mut request = Request::new("FCALL")
-        .arg("tidegate_publish_batch")
-        .arg(count.to_string())
-        .args([&keys.meta, &keys.last, &keys.heads]);
+    let mut names = Vec::with_capacity(3 + 2 * named.len() + idempotency.len());
+    names.extend([&keys.meta, &keys.last, &keys.heads].map(Clone::clone));
     for topic in &named {
-        request.push(keys.topic(topic));
-        request.push(keys.channel(topic));
+        names.push(keys.topic(topic));
+        names.push(keys.channel(topic));
     }
-    let mut request = request.args(&idempotency).arg(named.len().to_string());
+    names.extend(idempotency);
+    let mut request = Request::call(Function::PUBLISH_BATCH, &names).arg(named.len().to_string());
     for topic in &named {
         request.push(topic.as_str());
     }
@@ -246,13 +244,13 @@ async fn answer(config: &PublisherConfig, call: Call) -> Answers {
     let unknown = || Err(CallError::Unknown);
     let mut replies = call.replies.await.unwrap_or_else(|_| unknown());
     if let Ok([Value::Error(text), ..]) = replies.as_deref()
-        && library::is_missing(text)
+        && is_missing(text)
     {
         // Somebody took the functions away, so this call has certainly done nothing.
-        let loaded = config.pipe.call(library::load_missing()).await;
+        let loaded = config.pipe.call(call.request.loading()).await;
         tracing::warn!(
             loaded = loaded.is_ok(),
-            "the function library was gone, it is loaded again"
+            "the functions were gone, they are loaded again"
         );
         let again = self::replies(config, call.request).await;
         replies = again.await.unwrap_or_else(|_| unknown());
@@ -310,7 +308,7 @@ fn refusal(text: &str) -> StoreError {
         "KEYS_INVALID",
     ];
     let code = text.split(' ').next().unwrap_or_default();
-    if NOTHING_DONE.contains(&code) || library::is_missing(text) {
+    if NOTHING_DONE.contains(&code) || is_missing(text) {
         StoreError::Unavailable(text.into())
     } else {
         tracing::error!(error = text, "a publish failed in Redis");

@@ -7,6 +7,8 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 
+use super::calls::{Calls, Effect, Function, SOURCE};
+
 /// The longest line: a type, a number, an error.
 const LINE_MAX: usize = 64 * 1024;
 /// The longest text; the same limit as that of Redis itself.
@@ -242,11 +244,22 @@ fn length(text: &[u8], max: usize) -> Result<usize, RespError> {
     Ok(length)
 }
 
-/// A command with its arguments, as it is sent.
+/// A command with its arguments, or the call of a function: how that is written depends on the server.
 #[derive(Clone, Debug, Default)]
 pub struct Request {
+    kind: RequestKind,
     arguments: Vec<u8>,
     count: usize,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+enum RequestKind {
+    #[default]
+    Command,
+    /// The arguments are the number of keys, the keys up to this byte, and what follows them.
+    Call(Function, usize),
+    /// Brings what functions of this kind need to the server.
+    Load(Effect),
 }
 
 impl Request {
@@ -256,19 +269,30 @@ impl Request {
     }
 
     /// The call of a function.
-    pub(super) fn function(name: &str, keys: &[&str]) -> Self {
-        Self::new("FCALL")
-            .arg(name)
-            .arg(keys.len().to_string())
-            .args(keys)
+    pub(super) fn call<K: AsRef<[u8]>>(
+        function: Function,
+        keys: impl IntoIterator<Item = K, IntoIter: ExactSizeIterator>,
+    ) -> Self {
+        let keys = keys.into_iter();
+        let mut request = Self::default().arg(keys.len().to_string()).args(keys);
+        request.kind = RequestKind::Call(function, request.arguments.len());
+        request
     }
 
-    /// The call of a function that writes nothing.
-    pub(super) fn read_function(name: &str, keys: &[&str]) -> Self {
-        Self::new("FCALL_RO")
-            .arg(name)
-            .arg(keys.len().to_string())
-            .args(keys)
+    /// Brings what functions of this kind need to the server.
+    pub(super) fn load(effect: Effect) -> Self {
+        Self {
+            kind: RequestKind::Load(effect),
+            ..Self::default()
+        }
+    }
+
+    /// Brings to the server what this request needs there.
+    pub(super) fn loading(&self) -> Self {
+        match self.kind {
+            RequestKind::Call(function, _) => Self::load(function.effect),
+            RequestKind::Command | RequestKind::Load(_) => Self::load(Effect::Reads),
+        }
     }
 
     /// One more argument.
@@ -298,15 +322,54 @@ impl Request {
     }
 
     /// Appends the bytes on the wire.
-    pub fn write(&self, output: &mut BytesMut) {
-        output.extend_from_slice(format!("*{}\r\n", self.count).as_bytes());
-        output.extend_from_slice(&self.arguments);
+    pub(super) fn write(&self, calls: Calls, output: &mut BytesMut) {
+        match (self.kind, calls) {
+            (RequestKind::Command, _) => {
+                begin(self.count, &[], output);
+                output.extend_from_slice(&self.arguments);
+            }
+            (RequestKind::Call(function, _), Calls::Functions) => {
+                let command = match function.effect {
+                    Effect::Reads => "FCALL_RO",
+                    Effect::Writes | Effect::Small => "FCALL",
+                };
+                begin(self.count, &[command, function.name], output);
+                output.extend_from_slice(&self.arguments);
+            }
+            (RequestKind::Call(function, keys), Calls::Scripts) => {
+                let script = function.effect.script();
+                begin(self.count + 1, &["EVALSHA", &script.sha1], output);
+                output.extend_from_slice(&self.arguments[..keys]);
+                text(function.name, output);
+                output.extend_from_slice(&self.arguments[keys..]);
+            }
+            (RequestKind::Load(_), Calls::Functions) => {
+                begin(0, &["FUNCTION", "LOAD", SOURCE], output);
+            }
+            (RequestKind::Load(effect), Calls::Scripts) => {
+                begin(0, &["SCRIPT", "LOAD", &effect.script().text], output);
+            }
+        }
     }
 
     /// About how many bytes it takes.
     pub(super) fn len(&self) -> usize {
-        self.arguments.len() + 16
+        self.arguments.len() + 128
     }
+}
+
+/// The head of a request with these first texts, and so many arguments behind them.
+fn begin(more: usize, texts: &[&str], output: &mut BytesMut) {
+    output.extend_from_slice(format!("*{}\r\n", texts.len() + more).as_bytes());
+    for part in texts {
+        text(part, output);
+    }
+}
+
+fn text(text: &str, output: &mut BytesMut) {
+    output.extend_from_slice(format!("${}\r\n", text.len()).as_bytes());
+    output.extend_from_slice(text.as_bytes());
+    output.extend_from_slice(b"\r\n");
 }
 
 #[cfg(test)]
@@ -381,7 +444,7 @@ mod tests {
         Request::new("SET")
             .arg("k")
             .arg("a\r\nb")
-            .write(&mut output);
+            .write(Calls::Functions, &mut output);
         assert_eq!(
             &output[..],
             b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$4\r\na\r\nb\r\n"

@@ -11,6 +11,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 
+use super::calls::Calls;
 use crate::telemetry::Latencies;
 
 /// Counters of one store.
@@ -63,6 +64,8 @@ struct HealthState {
     /// Whatever would be published now would be given an id below what was already seen.
     clock_behind: bool,
     warnings: Vec<String>,
+    /// How the server is called, as the feed found out last.
+    calls: Option<Calls>,
     /// Why no letters come, while none can.
     no_letters: Option<String>,
 }
@@ -86,6 +89,16 @@ impl Health {
         state.clock_behind = false;
         drop(state);
         self.opened.notify_waiters();
+    }
+
+    /// A connection found out how the server is called.
+    pub(super) fn called(&self, calls: Calls) {
+        self.state.lock().calls = Some(calls);
+    }
+
+    /// How the server is called.
+    pub(super) fn calls(&self) -> Option<Calls> {
+        self.state.lock().calls
     }
 
     /// What an operator should mend now.
