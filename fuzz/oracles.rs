@@ -986,6 +986,7 @@ pub(crate) fn feed(bytes: &[u8]) {
             assert_eq!(id.as_deref(), Some(&*through.to_string()));
             return;
         }
+        FeedMessage::Lost(range) => format!("{} {} l", range.through, range.after),
         FeedMessage::Entry(event) if event.end => format!("{} {} x", event.id, event.previous),
         FeedMessage::Entry(event) => {
             let Event {

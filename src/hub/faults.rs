@@ -25,7 +25,10 @@ use tokio::{
 use super::{Hub, HubConfig, Opening, Read, Subscriber};
 use crate::{
     event::{Event, EventId, EventType, Frame, Topic},
-    log::{Budget, Cursor, Gap, GapReason, Replay, Retention, RetentionRules, Start, TailLimits},
+    log::{
+        Budget, Cursor, Gap, GapReason, LostRange, Replay, Retention, RetentionRules, Start,
+        TailLimits,
+    },
     store::{
         Append, AppendError, Keep, Store,
         faulty::{Dice, Faults, FaultyStore, Loss, Sign},
@@ -1264,6 +1267,38 @@ async fn a_fork_is_told_once() {
     assert!(world.hub.topic(&a).is_none());
     let (_, opening) = world.resume(&[&a], given[4]).await;
     assert!(matches!(opening.replay, Replay::Gap(gap) if gap.reason == GapReason::Lost));
+}
+
+/// What another replica found lost reaches streams that came here with a cursor from there before it was known, and cursors
+/// that come later; nobody else.
+#[tokio::test(start_paused = true)]
+async fn what_another_replica_found_lost_is_told() {
+    let world = World::new(ALL);
+    let a = topic("a");
+    let given = world.publish_many(&a, 6).await;
+    let (mut from_there, _) = world.resume(&[&a], given[3]).await;
+    let (mut from_before, _) = world.resume(&[&a], given[1]).await;
+    assert_eq!(from_there.events(2).await, given[4..]);
+    assert_eq!(from_before.events(4).await, given[2..]);
+    let range = LostRange {
+        after: given[2],
+        through: given[4],
+    };
+    for _ in 0..2 {
+        let recorded = world.store.record_lost(&a, range).await;
+        recorded.expect("the store is well");
+    }
+    let told = gap(from_there.said().await);
+    assert_eq!(told, (GapReason::Lost, vec![a.clone()]));
+    let next = world.publish(&a, "7").await;
+    assert_eq!(from_there.events(1).await, [next]);
+    assert_eq!(from_before.events(1).await, [next]);
+    from_before.is_silent().await;
+    for (cursor, lost) in [(given[1], false), (given[3], true), (given[4], false)] {
+        let (_, opening) = world.resume(&[&a], cursor).await;
+        let told = matches!(&opening.replay, Replay::Gap(gap) if gap.reason == GapReason::Lost);
+        assert_eq!(told, lost, "{cursor}");
+    }
 }
 
 /// An entry that turns up below the frontier cannot be sent any more: it is told, also to cursors given out before.

@@ -116,6 +116,12 @@ impl Lane {
                     log.shelf.lock().trimmed(through);
                 }
             }
+            FeedItem::Lost(topic, range) => {
+                if let Some(log) = self.shared.registry.find(&topic) {
+                    log.write().hear_lost(range);
+                    self.tell(&log);
+                }
+            }
             FeedItem::Joined(topics, position) => self.joined(topics, *position).await,
             FeedItem::Cut => {
                 self.shared.counters.cuts.fetch_add(1, Ordering::Relaxed);
@@ -200,7 +206,10 @@ impl Lane {
             if !log.joined() {
                 let mut state = log.write();
                 state.tail = Some(Tail::new(stand.last.unwrap_or(position.horizon), stand.end));
-                state.lost.clone_from(&stand.lost);
+                state.lost.clear();
+                for range in &stand.lost {
+                    state.hear_lost(*range);
+                }
                 drop(state);
                 self.suspect.remove(&topic);
                 // Streams that begin are woken now, and once more when the frontier has reached this position.
@@ -322,7 +331,7 @@ impl Lane {
     }
 
     /// What the store no longer has was deleted while nobody told us, or is about to expire: the tail lets go of it, too. And
-    /// what other replicas found lost counts for cursors that come here.
+    /// what other replicas found lost while nothing was heard of them counts from now on.
     fn forget_deleted(&self, log: &TopicLog, stand: &TopicPosition) {
         let gone = |tail: &Tail| {
             let oldest = tail.oldest()?;
@@ -339,9 +348,7 @@ impl Lane {
         }
         let mut state = log.write();
         for range in &stand.lost {
-            if !state.lost.contains(range) {
-                state.know_lost(*range);
-            }
+            state.hear_lost(*range);
         }
     }
 

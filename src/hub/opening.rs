@@ -330,11 +330,7 @@ impl Subscriber {
     ) -> Result<Option<GapReason>, StoreError> {
         {
             let state = self.followed()[at].log.read();
-            let lost = state
-                .lost
-                .iter()
-                .any(|range| range.after <= cursor && cursor < range.through);
-            if lost {
+            if state.lost.iter().any(|lost| lost.range.holds(cursor)) {
                 return Ok(Some(GapReason::Lost));
             }
             if state

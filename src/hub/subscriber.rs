@@ -51,6 +51,8 @@ pub(super) struct Followed {
     excused: EventId,
     end_told: bool,
     lost_told: u32,
+    /// The cursor with which it was asked for.
+    began: EventId,
 }
 
 impl Followed {
@@ -62,6 +64,7 @@ impl Followed {
             excused: EventId::ZERO,
             end_told: false,
             lost_told: 0,
+            began: EventId::ZERO,
         }
     }
 
@@ -91,7 +94,7 @@ impl Followed {
                 self.lost_told = state.lost_count;
                 if state.lost[state.lost.len() - fresh..]
                     .iter()
-                    .any(|range| range.after < cursor)
+                    .any(|lost| lost.concerns(self.began, cursor))
                 {
                     return Look::Say(Read::Gap(self.gap(GapReason::Lost)));
                 }
@@ -229,6 +232,7 @@ impl Subscriber {
         self.cursor = cursor;
         self.live = !tells_live;
         for followed in &mut self.topics {
+            followed.began = cursor;
             if anywhere.contains(&followed.log.topic) {
                 followed.excused = excused;
             }
@@ -373,9 +377,9 @@ impl Subscriber {
     ///
     /// # Errors
     /// `other`, which has to read on first, or this one has to.
-    pub fn absorb(&mut self, mut other: Self) -> Result<(), Self> {
+    pub fn absorb(&mut self, mut other: Self) -> Result<(), Box<Self>> {
         if self.cursor != other.cursor || self.epoch != other.epoch {
-            return Err(other);
+            return Err(Box::new(other));
         }
         self.clear_to = self.cursor;
         self.topics.extend(other.topics.drain(..));

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::shelf::Shelf;
 use crate::{
-    event::Topic,
+    event::{EventId, Topic},
     log::{LostRange, Tail},
 };
 
@@ -32,27 +32,56 @@ pub(super) struct TopicLog {
 pub(super) struct State {
     /// None until the topic is joined.
     pub(super) tail: Option<Tail>,
-    /// What open streams have to be told was lost, oldest first.
-    pub(super) lost: Vec<LostRange>,
+    /// What was lost, and has to be told, oldest first.
+    pub(super) lost: Vec<Lost>,
     /// How many entries `lost` ever had.
     pub(super) lost_count: u32,
 }
 
-impl State {
-    /// Entries of this range are gone, which was told elsewhere: only cursors that come from now on are judged by it.
-    pub(super) fn know_lost(&mut self, range: LostRange) {
-        if self.lost.len() == 16 {
-            self.lost.remove(0);
+/// A stretch of the log that is gone.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Lost {
+    pub(super) range: LostRange,
+    /// Where it was in memory here, every stream past its beginning has seen some of it. Another replica found it: only who
+    /// came with a cursor from there has, and was judged before this was known.
+    pub(super) seen_here: bool,
+}
+
+impl Lost {
+    /// Whether a stream that began at one cursor and has come to the other has to be told.
+    pub(super) fn concerns(&self, began: EventId, cursor: EventId) -> bool {
+        if self.seen_here {
+            self.range.after < cursor
+        } else {
+            self.range.holds(began)
         }
-        self.lost.insert(0, range);
+    }
+}
+
+impl State {
+    /// Another replica has found that entries of this range are gone.
+    pub(super) fn hear_lost(&mut self, range: LostRange) {
+        if !self.lost.iter().any(|lost| lost.range == range) {
+            self.add_lost(Lost {
+                range,
+                seen_here: false,
+            });
+        }
     }
 
-    /// Entries of this range are gone, or come too late: streams that were past its beginning are told.
+    /// Entries of this range, which were in memory here, are gone, or come too late.
     pub(super) fn tell_lost(&mut self, range: LostRange) {
+        self.add_lost(Lost {
+            range,
+            seen_here: true,
+        });
+    }
+
+    fn add_lost(&mut self, lost: Lost) {
         if self.lost.len() == 16 {
             self.lost.remove(0);
         }
-        self.lost.push(range);
+        self.lost.push(lost);
         self.lost_count += 1;
     }
 }

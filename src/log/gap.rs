@@ -69,6 +69,13 @@ pub struct LostRange {
     pub through: EventId,
 }
 
+impl LostRange {
+    /// Whether whoever comes with this cursor may have missed what was lost.
+    pub fn holds(&self, cursor: EventId) -> bool {
+        self.after <= cursor && cursor < self.through
+    }
+}
+
 /// What is known of one topic when a cursor is judged.
 #[derive(Clone, Debug, Default)]
 pub struct Proof {
@@ -85,11 +92,7 @@ pub struct Proof {
 impl Proof {
     /// Why entries after `cursor` are missing, if they are.
     pub fn missing(&self, cursor: EventId) -> Option<GapReason> {
-        if self
-            .lost
-            .iter()
-            .any(|range| range.after <= cursor && cursor < range.through)
-        {
+        if self.lost.iter().any(|range| range.holds(cursor)) {
             return Some(GapReason::Lost);
         }
         let complete = match (self.first_previous, self.last) {

@@ -357,7 +357,7 @@ impl Follower {
                 FeedItem::Joined(topics, position) => return (topics, *position, before),
                 FeedItem::Event(event, _) => before.push(event),
                 FeedItem::Cut => panic!("nothing cuts this feed"),
-                FeedItem::Frontier(_) | FeedItem::Trimmed(..) => {}
+                FeedItem::Frontier(_) | FeedItem::Trimmed(..) | FeedItem::Lost(..) => {}
             }
         }
     }
@@ -402,7 +402,7 @@ impl Follower {
                 FeedItem::Event(event, _) => event.id,
                 FeedItem::Frontier(id) => *id,
                 FeedItem::Joined(_, position) => position.last,
-                FeedItem::Trimmed(..) => EventId::ZERO,
+                FeedItem::Trimmed(..) | FeedItem::Lost(..) => EventId::ZERO,
                 FeedItem::Cut => panic!("nothing cuts this feed"),
             };
             items.push(item);
@@ -1165,10 +1165,12 @@ pub async fn ids_lie_above_what_was_seen(home: &dyn Home) {
 }
 
 /// A lost range is remembered with its topic, once, and a page says so.
-pub async fn a_lost_range_is_remembered(home: &dyn Home) {
+pub async fn a_lost_range_is_remembered_and_told(home: &dyn Home) {
     let opened = home.open(everything(), None).await;
     let mut follower = opened.follow();
     let (a, b) = (topic("a"), topic("b"));
+    opened.store.join(vec![a.clone()], EventId::ZERO);
+    follower.joined().await;
     let id = opened.publish(&a, "1").await;
     opened.publish(&b, "1").await;
     let range = LostRange {
@@ -1184,6 +1186,12 @@ pub async fn a_lost_range_is_remembered(home: &dyn Home) {
     let page = opened.page(&a, id, 10).await;
     assert_eq!(page.proof().missing(id), Some(GapReason::Lost));
     assert_eq!(page.proof().missing(range.through), None);
+    let heard = loop {
+        if let FeedItem::Lost(topic, range) = follower.next().await {
+            break (topic, range);
+        }
+    };
+    assert_eq!(heard, (a.clone(), range));
     opened.store.join(vec![a.clone()], range.through);
     assert_eq!(follower.joined().await.1.topics[0].lost, [range]);
     for n in 0..40 {
@@ -1465,7 +1473,7 @@ macro_rules! store_contract {
             a_topic_that_was_left_is_silent
             joining_again_states_a_position_in_its_place
             ids_lie_above_what_was_seen
-            a_lost_range_is_remembered
+            a_lost_range_is_remembered_and_told
             last_ids_are_remembered_until_the_horizon_passes_them
             a_followed_topic_is_not_forgotten
             the_feed_tells_what_expired

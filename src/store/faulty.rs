@@ -619,6 +619,7 @@ impl Hold {
         match item {
             FeedItem::Event(event, _) => event.id < *born,
             FeedItem::Frontier(id) | FeedItem::Trimmed(_, id) => id < born,
+            FeedItem::Lost(_, range) => range.through < *born,
             FeedItem::Joined(_, position) => position.born < *born,
             FeedItem::Cut => true,
         }

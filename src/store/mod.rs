@@ -72,7 +72,8 @@ pub trait Store: Send + Sync + 'static {
     /// Wants no more entries of `topics`. Some may still come.
     fn leave(&self, topics: Vec<Topic>);
 
-    /// Records that entries of `topic` were acknowledged and then lost.
+    /// Records that entries of `topic` were acknowledged and then lost. What is new of it reaches every replica that has
+    /// joined the topic by [`FeedItem::Lost`].
     fn record_lost<'a>(
         &'a self,
         topic: &'a Topic,
@@ -215,6 +216,8 @@ pub enum FeedItem {
     Joined(Vec<Topic>, Box<Position>),
     /// The store no longer has the entries of this topic up to this id: nothing in memory may go on proving them.
     Trimmed(Topic, EventId),
+    /// Some replica has recorded that entries of this topic were lost.
+    Lost(Topic, LostRange),
     /// The feed was cut: anything may be missing, and every topic has to be joined again.
     Cut,
 }

@@ -303,7 +303,11 @@ async fn a_full_redis_still_does_what_takes_no_memory() {
     assert_eq!(log.lease("one", 60_000).await, 1);
     assert_eq!(log.replicas().await.len(), 1);
     let lost = log
-        .call("tidegate_lost", &["meta", "lost"], &["a", "1-0", "2-0"])
+        .call(
+            "tidegate_lost",
+            &["meta", "lost", "ch:a"],
+            &["a", "1-0", "2-0"],
+        )
         .await;
     assert_eq!(lost.integer(), 1);
     let names = [&POSITION[..], &["topic:a"]].concat();
@@ -321,10 +325,18 @@ async fn the_position_is_that_of_the_log_and_of_each_topic() {
     let first = log.publish("a", "1").await;
     let last = log.answer(&event("b", "2").ending()).await.stored();
     let end = log.entries("b").await[1].id;
-    log.call("tidegate_lost", &["meta", "lost"], &["a", "5-0", "7-0"])
-        .await;
-    log.call("tidegate_lost", &["meta", "lost"], &["a", "8-0", "9-0"])
-        .await;
+    log.call(
+        "tidegate_lost",
+        &["meta", "lost", "ch:a"],
+        &["a", "5-0", "7-0"],
+    )
+    .await;
+    log.call(
+        "tidegate_lost",
+        &["meta", "lost", "ch:a"],
+        &["a", "8-0", "9-0"],
+    )
+    .await;
     let only_end = log.batch(&[event("d", "").only_the_end()]).await[0].stored();
     let before = log.digest().await;
     let now = log.now_ms().await;
@@ -427,7 +439,7 @@ async fn lost_ranges_are_remembered_once_and_the_newest_sixteen() {
     let lost = async |from: u32| {
         let [after, through] = [from, from + 5].map(|ms| format!("{ms}-0"));
         let arguments = ["orders", after.as_str(), through.as_str()];
-        log.call("tidegate_lost", &["meta", "lost"], &arguments)
+        log.call("tidegate_lost", &["meta", "lost", "ch:orders"], &arguments)
             .await
             .integer()
     };
@@ -552,7 +564,16 @@ async fn keys_of_another_deployment_are_refused_by_all() {
         ),
         ("tidegate_raise", &["meta", "heads", "last"], &["0-0", ""]),
         ("tidegate_position", &["meta", "last", "heads"], &[]),
-        ("tidegate_lost", &["meta", "last"], &["a", "1-0", "2-0"]),
+        (
+            "tidegate_lost",
+            &["meta", "last", "ch:a"],
+            &["a", "1-0", "2-0"],
+        ),
+        (
+            "tidegate_lost",
+            &["meta", "lost", "ch:b"],
+            &["a", "1-0", "2-0"],
+        ),
         (
             "tidegate_delete",
             &["meta", "last", "heads", "topic:a", "ch:b"],

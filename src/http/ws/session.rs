@@ -480,7 +480,7 @@ where
             }
             Err(subscriber) => {
                 // The log was born again between the two: they meet elsewhere.
-                self.joining.push_front(Joining::new(subscriber, asked));
+                self.joining.push_front(Joining::new(*subscriber, asked));
                 Turn::Again
             }
         }

@@ -387,7 +387,7 @@ impl Client {
                             topics,
                             state: State::Meets(Reader {
                                 registered: true,
-                                ..Reader::new(subscriber)
+                                ..Reader::new(*subscriber)
                             }),
                             ..added
                         }),

@@ -350,6 +350,12 @@ impl Log {
         }
     }
 
+    pub(super) fn tell_lost(&mut self, topic: &Topic, range: LostRange) {
+        if self.followed.contains(topic) {
+            self.queue.push_back(FeedItem::Lost(topic.clone(), range));
+        }
+    }
+
     /// Forgets the oldest of the whole store until it fits its budget.
     pub(super) fn trim_total(&mut self) {
         while self.cost > self.config.total_bytes && self.forget_oldest() {}

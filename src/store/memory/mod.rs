@@ -267,7 +267,10 @@ impl Store for MemoryStore {
             entry.lost.push(range);
             let surplus = entry.lost.len().saturating_sub(16);
             entry.lost.drain(..surplus);
+            log.tell_lost(topic, range);
         }
+        drop(log);
+        self.shared.filled.notify_one();
         std::future::ready(Ok(())).boxed()
     }
 

@@ -33,6 +33,8 @@ pub enum Message {
     Entry(Event),
     /// Everything up to this id was deleted.
     Deleted(EventId),
+    /// What lay between was lost.
+    Lost(LostRange),
 }
 
 fn id(text: &[u8]) -> Result<EventId, EntryError> {
@@ -99,6 +101,10 @@ pub fn message(topic: &Topic, payload: &[u8]) -> Result<Message, EntryError> {
         (b"e", Ok(kind), Some(data)) => Ok(Message::Entry(event(topic, ids, kind, data)?)),
         (b"x", Err(_), None) => Ok(Message::Entry(end(topic, ids)?)),
         (b"d", Err(_), None) => Ok(Message::Deleted(ids.0)),
+        (b"l", Err(_), None) if ids.1 < ids.0 => Ok(Message::Lost(LostRange {
+            after: ids.1,
+            through: ids.0,
+        })),
         _ => Err(EntryError::Shape),
     }
 }
@@ -201,6 +207,11 @@ mod tests {
         assert!(matches!(end, Ok(Message::Entry(end)) if end.end));
         let deleted = message(&topic(), b"5-2 5-2 d");
         assert_eq!(deleted, Ok(Message::Deleted(EventId::new(5, 2))));
+        let lost = LostRange {
+            after: EventId::new(5, 1),
+            through: EventId::new(7, 0),
+        };
+        assert_eq!(message(&topic(), b"7-0 5-1 l"), Ok(Message::Lost(lost)));
     }
 
     #[test]
@@ -211,6 +222,7 @@ mod tests {
             (b"5-1 4-0 e created", EntryError::Shape),
             (b"5-1 4-0 y", EntryError::Shape),
             (b"5-1 4-0 x more", EntryError::Shape),
+            (b"5-1 5-1 l", EntryError::Shape),
             (b"5-1 5-1 e a\n", EntryError::Id),
             (b"5 4-0 e a\n", EntryError::Id),
             (b"5-1 4-0 e $open\n", EntryError::Type),

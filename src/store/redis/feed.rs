@@ -442,6 +442,10 @@ impl Session<'_> {
                         let topic = subscription.topic.clone();
                         shared.push(FeedItem::Trimmed(topic, through));
                     }
+                    Ok(Message::Lost(range)) => {
+                        let topic = subscription.topic.clone();
+                        shared.push(FeedItem::Lost(topic, range));
+                    }
                     Err(error) => shared.counters.skipped("feed", error),
                 }
                 Ok(())

@@ -15,7 +15,8 @@ Any program may call `tidegate_publish`; the others are the gateway's own. With 
                               of bytes on the wire;
                               the end of a topic has x instead of e and d
   T:{0}:ch:<name>     sharded channel, the feed: "<id> <previous id> e <type>\n<data>", "<id> <previous id> x" for an end,
-                              "<id> <id> d" when everything up to that id was deleted
+                              "<id> <id> d" when everything up to that id was deleted, "<through> <after> l" when what lay
+                              between was lost
   T:{0}:idem:<hash>   string  "<id> <hash of the payload>"
   T:{0}:replicas      hash    replica -> "<milliseconds at which its lease ends> <JSON>"
 
@@ -764,12 +765,12 @@ redis.register_function({
 })
 
 --[[ tidegate_lost: records that entries of a topic were acknowledged and then lost.
-KEYS  1 meta  2 lost
+KEYS  1 meta  2 lost  3 channel of the topic
 ARGV  1 topic  2 id before the range  3 last id of the range
 Reply the number of ranges that are remembered of the topic, at most 16: the newest stay.
-Why atomic: two replicas may find the same loss at once. ]]
+Why atomic: two replicas may find the same loss at once; who joins the topic reads it or hears of it. ]]
 register_small('tidegate_lost', function(keys, args)
-  local wrong = misplaced(keys, { 'lost' })
+  local wrong = misplaced(keys, { 'lost', 'ch:' .. args[1] })
   if wrong then return fail('KEYS_INVALID', wrong) end
   local range = args[2] .. '..' .. args[3]
   local ranges, recorded = {}, false
@@ -781,6 +782,7 @@ register_small('tidegate_lost', function(keys, args)
   ranges[#ranges + 1] = range
   while #ranges > 16 do table.remove(ranges, 1) end
   redis.call('HSET', keys[2], args[1], table.concat(ranges, ' '))
+  redis.pcall('SPUBLISH', keys[3], args[3] .. ' ' .. args[2] .. ' l')
   return #ranges
 end)
 

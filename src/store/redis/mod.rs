@@ -339,7 +339,8 @@ impl Store for RedisStore {
     ) -> BoxFuture<'a, Result<(), StoreError>> {
         async move {
             let keys = &self.shared.keys;
-            let request = Request::call(Function::LOST, [&keys.meta, &keys.lost])
+            let names = [&*keys.meta, &*keys.lost, &keys.channel(topic)];
+            let request = Request::call(Function::LOST, names)
                 .arg(topic.as_str())
                 .arg(range.after.to_string())
                 .arg(range.through.to_string());
