@@ -19,7 +19,11 @@ use tokio::{
     time::{self, Instant},
 };
 
-use super::{Shared, shelf::PAGE_EVENTS, topic_log::TopicLog};
+use super::{
+    Shared,
+    shelf::PAGE_EVENTS,
+    topic_log::{Lost, TopicLog},
+};
 use crate::{
     event::{Event, EventId, Frame, Topic},
     log::{Head, LostRange, Place, Tail, place, reconcile},
@@ -206,10 +210,7 @@ impl Lane {
             if !log.joined() {
                 let mut state = log.write();
                 state.tail = Some(Tail::new(stand.last.unwrap_or(position.horizon), stand.end));
-                state.lost.clear();
-                for range in &stand.lost {
-                    state.hear_lost(*range);
-                }
+                state.lost = stand.lost.iter().copied().map(Lost::heard).collect();
                 drop(state);
                 self.suspect.remove(&topic);
                 // Streams that begin are woken now, and once more when the frontier has reached this position.

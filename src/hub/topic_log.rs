@@ -48,6 +48,14 @@ pub(super) struct Lost {
 }
 
 impl Lost {
+    /// Another replica has found it.
+    pub(super) fn heard(range: LostRange) -> Self {
+        Self {
+            range,
+            seen_here: false,
+        }
+    }
+
     /// Whether a stream that began at one cursor and has come to the other has to be told.
     pub(super) fn concerns(&self, began: EventId, cursor: EventId) -> bool {
         if self.seen_here {
@@ -62,10 +70,7 @@ impl State {
     /// Another replica has found that entries of this range are gone.
     pub(super) fn hear_lost(&mut self, range: LostRange) {
         if !self.lost.iter().any(|lost| lost.range == range) {
-            self.add_lost(Lost {
-                range,
-                seen_here: false,
-            });
+            self.add_lost(Lost::heard(range));
         }
     }
 
