@@ -239,6 +239,27 @@ async fn a_policy_that_evicts_is_a_warning_in_health() {
     );
 }
 
+/// A master that has lost its replicas, and was told to refuse writes then, is not well though it answers.
+#[tokio::test]
+async fn a_master_without_the_replicas_that_it_needs_is_a_warning_in_health() {
+    let redis = RedisServer::start().await;
+    let gateway = replica(&redis).await;
+    let needs = ["CONFIG", "SET", "min-replicas-to-write", "1"];
+    redis.command(&needs).await;
+    let refused = gateway.post(r#"{"topic":"orders","data":"a"}"#).await;
+    assert_eq!(refused.status(), 503, "{refused:?}");
+    eventually("health to warn", async || {
+        let health = gateway.get("/health").await.json();
+        let warnings = health["dependencies"]["store"]["warnings"].to_string();
+        if warnings.contains("min-replicas-to-write") {
+            Ok(())
+        } else {
+            Err(health.to_string())
+        }
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn the_metrics_tell_whether_redis_is_there() {
     let mut redis = RedisServer::start().await;

@@ -114,21 +114,25 @@ pub(super) fn raise_request(shared: &Shared) -> Option<Request> {
 
 /// Asks how the server is set up.
 pub(super) fn info_request() -> Request {
-    Request::new("INFO").arg("memory")
+    Request::new("INFO").args(["memory", "replication"])
 }
 
 /// What an operator should know about a server that answers so. Managed ones may not tell, which is nothing to warn of.
 pub(super) fn warnings_of(info: &Value) -> Vec<String> {
-    let policy = info
-        .text()
-        .unwrap_or_default()
-        .lines()
-        .find_map(|line| line.strip_prefix("maxmemory_policy:"))
-        .unwrap_or("noeviction");
-    if policy == "noeviction" {
-        return Vec::new();
+    let field = |name: &str| {
+        let lines = info.text().unwrap_or_default().lines();
+        let mut fields = lines.filter_map(|line| line.split_once(':'));
+        fields.find(|field| field.0 == name).map(|field| field.1)
+    };
+    let mut warnings = Vec::new();
+    if let Some(policy) = field("maxmemory_policy").filter(|policy| *policy != "noeviction") {
+        warnings.push(format!(
+            "maxmemory-policy is {policy}, so Redis may delete events and last ids at will: set it to noeviction"
+        ));
     }
-    vec![format!(
-        "maxmemory-policy is {policy}, so Redis may delete events and last ids at will: set it to noeviction"
-    )]
+    // It is said only where min-replicas-to-write asks for some.
+    if field("min_slaves_good_slaves") == Some("0") {
+        warnings.push("no replica of Redis keeps up, and min-replicas-to-write asks for some: it may refuse what is published".into());
+    }
+    warnings
 }
