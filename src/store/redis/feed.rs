@@ -22,7 +22,7 @@ use super::{
     calls::Calls,
     entry::{self, EntryError, Message},
     letters, library,
-    link::{Link, LinkError, Output, read, role},
+    link::{Link, LinkError, Output, lost, read, role},
     positions::{parse_position, position_request},
     resp::{Request, Value},
 };
@@ -47,10 +47,12 @@ pub(super) async fn run(shared: Arc<Shared>) {
     let mut backoff = Backoff::default();
     let stop = shared.stop.clone();
     loop {
+        let mut place = shared.endpoint.place.mark();
         let error = tokio::select! {
             error = connection(&shared, &mut backoff) => error,
             () = stop.cancelled() => return,
         };
+        shared.endpoint.failed(&error);
         let why = error.to_string();
         if shared.health.why_away().as_deref() != Some(&why) {
             tracing::warn!(%why, "the feed from Redis is gone, trying again");
@@ -58,6 +60,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
         shared.health.away(&why);
         tokio::select! {
             () = time::sleep(backoff.next()) => {}
+            () = place.lost() => backoff.reset(),
             () = stop.cancelled() => return,
         }
     }
@@ -171,6 +174,7 @@ impl Session<'_> {
             mut writer,
             mut decoder,
             mut input,
+            mut hold,
             ..
         } = link;
         let mut positions = time::interval(POSITION);
@@ -191,6 +195,7 @@ impl Session<'_> {
                     Ok(())
                 }),
                 sent = self.output.write(&mut writer), if self.output.is_pending() => sent,
+                () = lost(&mut hold) => Err(LinkError::Elsewhere),
                 () = shared.exchange.asked.notified() => {
                     self.ask();
                     Ok(())

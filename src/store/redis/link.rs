@@ -13,11 +13,15 @@ use tokio_rustls::{
     TlsConnector,
     rustls::{self, ClientConfig, RootCertStore},
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{
     RedisTls, RedisUrl,
     calls::Calls,
+    cluster,
+    place::{Hold, Place, Via},
     resp::{Decoder, Request, RespError, Value},
+    url::{Address, Credentials},
 };
 
 /// How long opening a connection and each answer of its introduction may take.
@@ -61,12 +65,26 @@ pub(super) enum LinkError {
     Unsubscribed,
     #[error("it is a replica, which takes no writes: name the master")]
     Replica,
+    #[error("the master is another server now")]
+    Elsewhere,
+    #[error("{0}")]
+    NoMaster(Box<str>),
 }
 
 /// Where connections go, and how they are introduced.
 pub(super) struct Endpoint {
-    url: RedisUrl,
+    pub(super) place: Arc<Place>,
+    door: Door,
+    db: u32,
+    /// A key of ours: a node of a cluster says by it whether it has the keys.
+    key: Arc<str>,
+}
+
+/// The way to a server, whichever it is: encrypted or not, and as whom.
+#[derive(Clone)]
+pub(super) struct Door {
     tls: Option<TlsConnector>,
+    credentials: Credentials,
 }
 
 /// Why the certificates of the settings cannot be used.
@@ -91,40 +109,109 @@ pub enum RedisTlsError {
 }
 
 impl Endpoint {
-    pub(super) fn new(url: RedisUrl, tls: &RedisTls) -> Result<Self, RedisTlsError> {
+    pub(super) fn new(
+        url: &RedisUrl,
+        via: Via,
+        tls: &RedisTls,
+        key: Arc<str>,
+        stop: CancellationToken,
+    ) -> Result<Self, RedisTlsError> {
         let connector = if url.tls() {
             Some(TlsConnector::from(Arc::new(client_config(tls)?)))
         } else {
             None
         };
-        Ok(Self {
-            url,
+        let door = Door {
             tls: connector,
+            credentials: url.credentials(),
+        };
+        let to_guides = match &via {
+            // They have users of their own.
+            Via::Sentinel(sentinels) => Door {
+                credentials: sentinels.credentials.clone(),
+                ..door.clone()
+            },
+            _ => door.clone(),
+        };
+        Ok(Self {
+            place: Place::new(via, url.address(), to_guides, stop),
+            door,
+            db: url.db(),
+            key,
         })
     }
 
-    /// Opens a connection. `purpose` is the name under which `CLIENT LIST` shows it.
+    /// Opens a connection to the server that takes writes. `purpose` is the name under which `CLIENT LIST` shows it.
     ///
     /// # Cancel safety
     /// Dropping the future leaves nothing behind.
     pub(super) async fn connect(&self, purpose: &str) -> Result<Link, LinkError> {
-        let open = time::timeout(CONNECT, self.open()).await;
+        let (address, mut hold) = self.place.find().await?;
+        let opened = async {
+            let mut link = self.door.open(&address).await?;
+            self.introduce(&mut link, purpose).await?;
+            Ok::<_, LinkError>(link)
+        };
+        let mut link = tokio::select! {
+            opened = opened => opened?,
+            // A server that is away may take its time to say nothing.
+            () = hold.lost() => return Err(LinkError::Elsewhere),
+        };
+        link.hold = Some(hold);
+        Ok(link)
+    }
+
+    /// A connection was not opened, or has ended: where the server is may have to be found out anew.
+    pub(super) fn failed(&self, error: &LinkError) {
+        self.place.failed(error);
+    }
+
+    async fn introduce(&self, link: &mut Link, purpose: &str) -> Result<(), LinkError> {
+        let about = self.door.hello(link, purpose).await?;
+        let version = about_field(&about, "version").ok_or(LinkError::Unexpected)?;
+        let major = version
+            .split('.')
+            .next()
+            .and_then(|major| major.parse().ok());
+        if major.is_none_or(|major: u64| major < VERSION_NEEDED) {
+            return Err(LinkError::TooOld(version.into()));
+        }
+        if role(&about).is_some_and(|role| role != "master") {
+            return Err(LinkError::Replica);
+        }
+        if self.db > 0 {
+            let select = Request::new("SELECT").arg(self.db.to_string());
+            link.ask(&select).await?;
+        }
+        if let Via::Cluster(_) = self.place.via() {
+            cluster::confirm(link, &self.key).await?;
+        }
+        Ok(())
+    }
+}
+
+impl Door {
+    /// Opens a connection, and says nothing yet.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves nothing behind.
+    pub(super) async fn open(&self, to: &Address) -> Result<Link, LinkError> {
+        let open = time::timeout(CONNECT, self.dial(to)).await;
         let (reader, writer) = tokio::io::split(open.map_err(|_| LinkError::Silent)??);
-        let mut link = Link {
+        Ok(Link {
             reader,
             writer,
             decoder: Decoder::default(),
             input: BytesMut::with_capacity(READ),
             calls: Calls::default(),
+            hold: None,
             tls: self.tls.is_some(),
-        };
-        link.introduce(&self.url, purpose).await?;
-        Ok(link)
+        })
     }
 
-    async fn open(&self) -> Result<Box<dyn Io>, LinkError> {
-        let (host, port) = (self.url.host(), self.url.port());
-        let failed = |error| LinkError::Connect(format!("{host}:{port}").into(), error);
+    async fn dial(&self, to: &Address) -> Result<Box<dyn Io>, LinkError> {
+        let (host, port) = (to.host(), to.port());
+        let failed = |error| LinkError::Connect(to.to_string().into(), error);
         let tcp = TcpStream::connect((host, port)).await.map_err(failed)?;
         tcp.set_nodelay(true)?;
         let socket = socket2::SockRef::from(&tcp);
@@ -138,6 +225,24 @@ impl Endpoint {
         let name = ServerName::try_from(host.to_owned())
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         Ok(Box::new(tls.connect(name, tcp).await.map_err(failed)?))
+    }
+
+    /// Says who speaks. What the server says of itself is returned.
+    pub(super) async fn hello(&self, link: &mut Link, purpose: &str) -> Result<Value, LinkError> {
+        let mut hello = Request::new("HELLO").arg("3");
+        let Credentials { username, password } = &self.credentials;
+        if password.is_some() || username.is_some() {
+            let name = username.as_deref().unwrap_or("default");
+            let password = password.as_deref().unwrap_or_default();
+            hello = hello.arg("AUTH").arg(name).arg(password);
+        }
+        let hello = hello.arg("SETNAME").arg(format!("tidegate-{purpose}"));
+        match link.ask(&hello).await {
+            Err(LinkError::Refused(text)) if text.contains("unknown command") => {
+                Err(LinkError::TooOld("6 or older".into()))
+            }
+            answer => answer,
+        }
     }
 }
 
@@ -200,66 +305,51 @@ pub(super) struct Link {
     pub(super) input: BytesMut,
     /// How this server is called; [`super::library::load`] finds out.
     pub(super) calls: Calls,
+    /// The place that it was opened at; none where it goes to a named server, whatever that is.
+    pub(super) hold: Option<Hold>,
     tls: bool,
 }
 
 impl Link {
-    async fn introduce(&mut self, url: &RedisUrl, purpose: &str) -> Result<(), LinkError> {
-        let mut hello = Request::new("HELLO").arg("3");
-        if url.password().is_some() || url.username().is_some() {
-            let name = url.username().unwrap_or("default");
-            let password = url.password().unwrap_or_default();
-            hello = hello.arg("AUTH").arg(name).arg(password);
-        }
-        let hello = hello.arg("SETNAME").arg(format!("tidegate-{purpose}"));
-        let answer = self.ask(&hello).await;
-        let about = match answer {
-            Err(LinkError::Refused(text)) if text.contains("unknown command") => {
-                return Err(LinkError::TooOld("6 or older".into()));
-            }
-            answer => answer?,
-        };
-        let version = about_field(&about, "version").ok_or(LinkError::Unexpected)?;
-        let major = version
-            .split('.')
-            .next()
-            .and_then(|major| major.parse().ok());
-        if major.is_none_or(|major: u64| major < VERSION_NEEDED) {
-            return Err(LinkError::TooOld(version.into()));
-        }
-        if role(&about).is_some_and(|role| role != "master") {
-            return Err(LinkError::Replica);
-        }
-        if url.db() > 0 {
-            let select = Request::new("SELECT").arg(url.db().to_string());
-            self.ask(&select).await?;
-        }
-        Ok(())
-    }
-
     /// Sends one request and waits for its reply. Nothing else may be under way.
     pub(super) async fn ask(&mut self, request: &Request) -> Result<Value, LinkError> {
-        let mut output = BytesMut::with_capacity(request.len());
-        request.write(self.calls, &mut output);
         let asked = async {
-            self.writer.write_all(&output).await?;
-            self.writer.flush().await?;
-            loop {
-                match self.decoder.decode(&mut self.input)? {
-                    Some(Value::Push(_)) => {}
-                    Some(Value::Error(text)) => return Err(LinkError::Refused(text)),
-                    Some(value) => return Ok(value),
-                    None => {
-                        self.input.reserve(READ);
-                        if self.reader.read_buf(&mut self.input).await? == 0 {
-                            return Err(LinkError::Closed);
-                        }
-                    }
-                }
-            }
+            self.tell(request).await?;
+            self.reply().await
         };
         let answer = time::timeout(CONNECT, asked).await;
         answer.map_err(|_| LinkError::Silent)?
+    }
+
+    /// Sends one request.
+    pub(super) async fn tell(&mut self, request: &Request) -> Result<(), LinkError> {
+        let mut output = BytesMut::with_capacity(request.len());
+        request.write(self.calls, &mut output);
+        self.writer.write_all(&output).await?;
+        Ok(self.writer.flush().await?)
+    }
+
+    /// Waits for the next reply, as long as it takes. Pushes before it are passed over.
+    pub(super) async fn reply(&mut self) -> Result<Value, LinkError> {
+        loop {
+            match self.decoder.decode(&mut self.input)? {
+                Some(Value::Push(_)) => {}
+                Some(Value::Error(text)) => return Err(LinkError::Refused(text)),
+                Some(value) => return Ok(value),
+                None => read(&mut self.reader, &mut self.input).await?,
+            }
+        }
+    }
+}
+
+/// Waits until the place of a connection is another one.
+///
+/// # Cancel safety
+/// Dropping the future loses nothing.
+pub(super) async fn lost(hold: &mut Option<Hold>) {
+    match hold {
+        Some(hold) => hold.lost().await,
+        None => std::future::pending().await,
     }
 }
 

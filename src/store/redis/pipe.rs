@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     backoff::Backoff,
-    link::{Endpoint, Link, LinkError, Output, read},
+    link::{Endpoint, Link, LinkError, Output, lost, read},
     resp::{Request, Value},
     stats::{Counters, Health},
 };
@@ -166,10 +166,12 @@ impl Runner {
         let mut backoff = Backoff::default();
         let stop = self.config.stop.clone();
         while !stop.is_cancelled() {
+            let mut place = self.config.endpoint.place.mark();
             let why = tokio::select! {
                 why = self.connection(&mut jobs, &mut backoff) => why,
                 () = stop.cancelled() => return,
             };
+            self.config.endpoint.failed(&why);
             let why: Arc<str> = why.to_string().into();
             tracing::debug!(purpose = self.config.purpose, %why, "no connection to Redis");
             self.away.set(Some(why.clone()));
@@ -180,6 +182,10 @@ impl Runner {
                 tokio::select! {
                     () = &mut wait => break,
                     () = &mut opened => break,
+                    () = place.lost() => {
+                        backoff.reset();
+                        break;
+                    }
                     () = stop.cancelled() => return,
                     job = jobs.recv() => match job {
                         Some(job) => refuse(job, &why),
@@ -247,6 +253,7 @@ impl Runner {
             mut decoder,
             mut input,
             calls,
+            mut hold,
             ..
         } = link;
         let mut heard = Instant::now();
@@ -267,6 +274,7 @@ impl Runner {
                             self.reply(value, under_way)?;
                         }
                     }
+                    () = lost(&mut hold) => return Err(LinkError::Elsewhere),
                     sent = output.write(&mut writer), if output.is_pending() => sent?,
                     count = jobs.recv_many(&mut batch, 64), if output.bytes.len() < OUTPUT => {
                         if count == 0 {

@@ -1,0 +1,125 @@
+//! One guide, a sentinel or a node of a cluster, asked all the time where the server is that takes writes.
+//!
+//! Also while all is well: a master that was cut off from the others does not say so, and its connections stay open.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::{self, Instant};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    backoff::Backoff,
+    cluster,
+    link::{Link, LinkError, read},
+    place::{Place, Via, Word},
+    resp::Value,
+    sentinel,
+    url::Address,
+};
+
+/// How long opening a connection, and each answer, may take. There are others to ask.
+const ANSWER: Duration = Duration::from_secs(1);
+/// How often it is asked.
+const POLL: Duration = Duration::from_secs(1);
+/// The same while a connection has failed: somebody else may be the master any moment now.
+const POLL_IN_DOUBT: Duration = Duration::from_millis(100);
+
+/// Asks until it is stopped.
+pub(super) async fn run(place: Arc<Place>, guide: Address, stop: CancellationToken) {
+    let mut backoff = Backoff::default();
+    loop {
+        let error = tokio::select! {
+            error = session(&place, &guide, &mut backoff) => error,
+            () = stop.cancelled() => return,
+        };
+        tracing::debug!(%guide, why = %error, "no word of a guide");
+        place.heard(&guide, Err(error.to_string()));
+        tokio::select! {
+            () = time::sleep(backoff.next()) => {}
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+async fn session(place: &Arc<Place>, guide: &Address, backoff: &mut Backoff) -> LinkError {
+    let opened = async {
+        let mut link = place.door.open(guide).await?;
+        place.door.hello(&mut link, "guide").await?;
+        if let Via::Sentinel(_) = place.via() {
+            sentinel::listen(&mut link).await?;
+        }
+        Ok(link)
+    };
+    let mut link = match in_time(opened).await {
+        Ok(link) => link,
+        Err(error) => return error,
+    };
+    let mut known = Vec::new();
+    loop {
+        let asking = async {
+            match place.via() {
+                Via::Sentinel(sentinels) => {
+                    sentinel::ask(&mut link, &sentinels.master, &mut known).await
+                }
+                _ => cluster::ask(&mut link, guide).await,
+            }
+        };
+        match in_time(asking).await {
+            Ok(word) => place.heard(guide, word_or_why(place, word)),
+            Err(error) => return error,
+        }
+        backoff.reset();
+        if let Err(error) = pause(place, &mut link).await {
+            return error;
+        }
+    }
+}
+
+/// A guide that knows of no server is as good as silent.
+fn word_or_why(place: &Place, word: Word) -> Result<Word, String> {
+    match (&word.master, place.via()) {
+        (Some(_), _) => Ok(word),
+        (None, Via::Sentinel(_)) => Err("it knows no master of that name".into()),
+        (None, _) => Err("it knows no node that has the slot of the keys".into()),
+    }
+}
+
+async fn in_time<T>(what: impl Future<Output = Result<T, LinkError>>) -> Result<T, LinkError> {
+    let done = time::timeout(ANSWER, what).await;
+    done.map_err(|_| LinkError::Silent)?
+}
+
+/// Waits until it is time to ask again: because time has passed, a connection has failed, or the guide has news.
+async fn pause(place: &Place, link: &mut Link) -> Result<(), LinkError> {
+    let since = Instant::now();
+    loop {
+        let poll = if place.is_doubted() {
+            POLL_IN_DOUBT
+        } else {
+            POLL
+        };
+        let asked = place.asked.notified();
+        tokio::select! {
+            () = time::sleep(poll.saturating_sub(since.elapsed())) => return Ok(()),
+            () = asked => {
+                // Each of our connections may say so at the same moment.
+                if since.elapsed() >= POLL_IN_DOUBT / 10 {
+                    return Ok(());
+                }
+            }
+            read = read(&mut link.reader, &mut link.input) => {
+                read?;
+                let mut news = false;
+                while let Some(value) = link.decoder.decode(&mut link.input)? {
+                    match value {
+                        Value::Push(_) => news = true,
+                        _ => return Err(LinkError::Unexpected),
+                    }
+                }
+                if news {
+                    return Ok(());
+                }
+            }
+        }
+    }
+}
