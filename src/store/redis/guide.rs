@@ -64,7 +64,9 @@ async fn session(place: &Arc<Place>, guide: &Address, backoff: &mut Backoff) -> 
                 _ => cluster::ask(&mut link, guide).await,
             }
         };
-        match in_time(asking).await {
+        let asked = in_time(asking).await;
+        take_news(place, &mut link);
+        match asked {
             Ok(word) => place.heard(guide, word_or_why(place, word)),
             Err(error) => return error,
         }
@@ -84,13 +86,24 @@ fn word_or_why(place: &Place, word: Word) -> Result<Word, String> {
     }
 }
 
+/// Only one kind of news says more than "ask again".
+fn take_news(place: &Arc<Place>, link: &mut Link) {
+    for news in link.news.drain(..) {
+        if let Via::Sentinel(sentinels) = place.via()
+            && let Some(replica) = sentinel::chosen(&news, &sentinels.master)
+        {
+            place.promoting(replica);
+        }
+    }
+}
+
 async fn in_time<T>(what: impl Future<Output = Result<T, LinkError>>) -> Result<T, LinkError> {
     let done = time::timeout(ANSWER, what).await;
     done.map_err(|_| LinkError::Silent)?
 }
 
 /// Waits until it is time to ask again: because time has passed, a connection has failed, or the guide has news.
-async fn pause(place: &Place, link: &mut Link) -> Result<(), LinkError> {
+async fn pause(place: &Arc<Place>, link: &mut Link) -> Result<(), LinkError> {
     let since = Instant::now();
     loop {
         let poll = if place.is_doubted() {
@@ -109,13 +122,14 @@ async fn pause(place: &Place, link: &mut Link) -> Result<(), LinkError> {
             }
             read = read(&mut link.reader, &mut link.input) => {
                 read?;
-                let mut news = false;
                 while let Some(value) = link.decoder.decode(&mut link.input)? {
                     match value {
-                        Value::Push(_) => news = true,
+                        Value::Push(values) => link.news.push(values),
                         _ => return Err(LinkError::Unexpected),
                     }
                 }
+                let news = !link.news.is_empty();
+                take_news(place, link);
                 if news {
                     return Ok(());
                 }

@@ -28,6 +28,8 @@ use super::{
 const CONNECT: Duration = Duration::from_secs(3);
 /// Input that one read may bring.
 const READ: usize = 64 * 1024;
+/// Pushes that are put aside while a reply is waited for.
+const NEWS: usize = 64;
 /// The oldest version with functions and sharded channels.
 const VERSION_NEEDED: u64 = 7;
 
@@ -125,16 +127,8 @@ impl Endpoint {
             tls: connector,
             credentials: url.credentials(),
         };
-        let to_guides = match &via {
-            // They have users of their own.
-            Via::Sentinel(sentinels) => Door {
-                credentials: sentinels.credentials.clone(),
-                ..door.clone()
-            },
-            _ => door.clone(),
-        };
         Ok(Self {
-            place: Place::new(via, url.address(), to_guides, stop),
+            place: Place::new(via, url, door.clone(), stop),
             door,
             db: url.db(),
             key,
@@ -191,6 +185,15 @@ impl Endpoint {
 }
 
 impl Door {
+    /// The same way, for somebody else.
+    #[must_use]
+    pub(super) fn with(self, credentials: Credentials) -> Self {
+        Self {
+            credentials,
+            ..self
+        }
+    }
+
     /// Opens a connection, and says nothing yet.
     ///
     /// # Cancel safety
@@ -204,6 +207,7 @@ impl Door {
             decoder: Decoder::default(),
             input: BytesMut::with_capacity(READ),
             calls: Calls::default(),
+            news: Vec::new(),
             hold: None,
             tls: self.tls.is_some(),
         })
@@ -305,6 +309,8 @@ pub(super) struct Link {
     pub(super) input: BytesMut,
     /// How this server is called; [`super::library::load`] finds out.
     pub(super) calls: Calls,
+    /// Pushes that came before a reply.
+    pub(super) news: Vec<Vec<Value>>,
     /// The place that it was opened at; none where it goes to a named server, whatever that is.
     pub(super) hold: Option<Hold>,
     tls: bool,
@@ -329,11 +335,15 @@ impl Link {
         Ok(self.writer.flush().await?)
     }
 
-    /// Waits for the next reply, as long as it takes. Pushes before it are passed over.
+    /// Waits for the next reply, as long as it takes. Pushes before it are put aside.
     pub(super) async fn reply(&mut self) -> Result<Value, LinkError> {
         loop {
             match self.decoder.decode(&mut self.input)? {
-                Some(Value::Push(_)) => {}
+                Some(Value::Push(values)) => {
+                    if self.news.len() < NEWS {
+                        self.news.push(values);
+                    }
+                }
                 Some(Value::Error(text)) => return Err(LinkError::Refused(text)),
                 Some(value) => return Ok(value),
                 None => read(&mut self.reader, &mut self.input).await?,

@@ -69,6 +69,7 @@ pub(super) struct Pipe {
     queue: mpsc::Sender<Job>,
     away: Arc<Away>,
     health: Arc<Health>,
+    endpoint: Arc<Endpoint>,
 }
 
 /// Why there is no connection, while there is none.
@@ -115,6 +116,7 @@ impl Pipe {
             queue,
             away: away.clone(),
             health: config.health.clone(),
+            endpoint: config.endpoint.clone(),
         };
         (pipe, Runner { config, away }.run(jobs))
     }
@@ -137,8 +139,10 @@ impl Pipe {
         let (answer, answered) = oneshot::channel();
         let job = Job { requests, answer };
         let over = self.away.over.notified();
-        if self.away.why().is_some() && self.health.why_away().is_none() {
-            // Redis is there, only this connection is not yet: a publisher need not hear of it.
+        if self.away.why().is_some()
+            && (self.health.why_away().is_none() || self.endpoint.place.is_moving())
+        {
+            // Redis is there, or will be in a moment, only this connection is not yet: a publisher need not hear of it.
             let _ = time::timeout(GRACE, over).await;
         }
         match self.away.why() {

@@ -32,8 +32,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     cluster, guide,
-    link::{Door, LinkError},
-    url::{Address, Credentials},
+    link::{Door, LinkError, role},
+    resp::Request,
+    url::{Address, Credentials, RedisUrl},
 };
 
 /// How long somebody who wants to connect waits for a word of any guide.
@@ -46,6 +47,12 @@ const OTHERS: Duration = Duration::from_millis(200);
 const PINNED: Duration = Duration::from_secs(2);
 /// How long guides are asked more often after a connection has failed.
 const DOUBT: Duration = Duration::from_secs(2);
+/// How long a change of the server is worth waiting for.
+const MOVING: Duration = Duration::from_secs(1);
+/// How long it is waited for a replica that is being made the master, before the old one counts again.
+const PROMOTION: Duration = Duration::from_secs(3);
+/// How often it is asked.
+const PROBE: Duration = Duration::from_millis(20);
 /// Guides that are asked at a time.
 const GUIDES: usize = 16;
 /// The same in a cluster, whose nodes have more to do than to be asked, and more to say.
@@ -139,12 +146,16 @@ pub(super) struct Place {
     via: Via,
     /// The way to the guides.
     pub(super) door: Door,
+    /// The way to the servers.
+    servers: Door,
     standing: watch::Sender<Standing>,
     council: Mutex<Council>,
     tasks: Mutex<HashMap<Address, CancellationToken>>,
     /// Guides are to be asked now.
     pub(super) asked: Notify,
     doubt: Mutex<Option<Instant>>,
+    /// When the server was last found to be, or about to be, another one.
+    moved: Mutex<Option<Instant>>,
     changes: AtomicU64,
     /// The masters of a cluster, as they change.
     pub(super) masters: watch::Sender<Vec<Address>>,
@@ -153,8 +164,18 @@ pub(super) struct Place {
 
 impl Place {
     /// The server of the URL, or one that guides name. They are asked from now on.
-    pub(super) fn new(via: Via, url: Address, door: Door, stop: CancellationToken) -> Arc<Self> {
-        let address = (via == Via::Url).then_some(url);
+    pub(super) fn new(
+        via: Via,
+        url: &RedisUrl,
+        servers: Door,
+        stop: CancellationToken,
+    ) -> Arc<Self> {
+        let address = (via == Via::Url).then(|| url.address());
+        let door = match &via {
+            // They have users of their own.
+            Via::Sentinel(sentinels) => servers.clone().with(sentinels.credentials.clone()),
+            _ => servers.clone(),
+        };
         let place = Arc::new(Self {
             council: Mutex::new(Council::new(
                 via.guides().to_vec(),
@@ -165,10 +186,12 @@ impl Place {
             )),
             via,
             door,
+            servers,
             standing: watch::Sender::new(Standing { number: 0, address }),
             tasks: Mutex::default(),
             asked: Notify::new(),
             doubt: Mutex::new(Some(Instant::now())),
+            moved: Mutex::default(),
             changes: AtomicU64::new(0),
             masters: watch::Sender::default(),
             stop,
@@ -240,6 +263,58 @@ impl Place {
         self.doubt.lock().is_some_and(|at| at.elapsed() < DOUBT)
     }
 
+    /// Whether the server is another one since a moment ago, or will be in a moment: it is worth waiting for.
+    pub(super) fn is_moving(&self) -> bool {
+        self.moved.lock().is_some_and(|at| at.elapsed() < MOVING)
+    }
+
+    /// A sentinel is about to make this replica the master. Whatever the old one takes from now on may be lost, so nothing
+    /// more is written there; the new one is the master as soon as it says so itself, which is up to a second before the
+    /// sentinel has seen it.
+    pub(super) fn promoting(self: &Arc<Self>, replica: Address) {
+        let begun = self.council.lock().promoting.is_some();
+        if begun {
+            return;
+        }
+        tracing::warn!(%replica, "a replica is being made the master");
+        *self.moved.lock() = Some(Instant::now());
+        self.weigh(|council, now| council.promoting = Some((replica.clone(), now)));
+        let place = self.clone();
+        tokio::spawn(async move {
+            let promoted = time::timeout(PROMOTION, place.promoted(&replica));
+            let promoted = tokio::select! {
+                promoted = promoted => promoted.is_ok(),
+                () = place.stop.cancelled() => return,
+            };
+            place.weigh(|council, now| {
+                council.promoting = None;
+                if promoted {
+                    council.pin(replica, now);
+                }
+            });
+        });
+    }
+
+    /// Waits until this server says that it is a master.
+    async fn promoted(&self, replica: &Address) {
+        loop {
+            let asking = async {
+                let mut link = self.servers.open(replica).await?;
+                let mut about = self.servers.hello(&mut link, "promotion").await?;
+                // It ends its connections when it becomes the master, and may be slow to take new ones.
+                while role(&about) != Some("master") {
+                    time::sleep(PROBE).await;
+                    about = link.ask(&Request::new("HELLO")).await?;
+                }
+                Ok::<_, LinkError>(())
+            };
+            if asking.await.is_ok() {
+                return;
+            }
+            time::sleep(PROBE).await;
+        }
+    }
+
     /// What a guide says now, or why it says nothing.
     pub(super) fn heard(self: &Arc<Self>, guide: &Address, word: Result<Word, String>) {
         if let Ok(word) = &word
@@ -265,6 +340,7 @@ impl Place {
         change(&mut council, now);
         let before = self.address();
         let address = council.decide(before.as_ref(), now);
+        let leaving = council.promoting.is_some() && before.is_some();
         if address == before {
             return;
         }
@@ -278,9 +354,12 @@ impl Place {
         self.standing.send_modify(|standing| {
             standing.address.clone_from(&address);
             // Where nobody knows, or knows again, whoever is connected stays.
-            standing.number += u64::from(other);
+            standing.number += u64::from(other || leaving);
         });
         drop(council);
+        if other {
+            *self.moved.lock() = Some(now);
+        }
         match (last, address) {
             (Some(from), Some(to)) => {
                 self.changes.fetch_add(1, Ordering::Relaxed);
@@ -321,6 +400,9 @@ impl Place {
             Via::Sentinel(of) => format!("no sentinel says where the master {:?} is", of.master),
             Via::Cluster(_) => "no node of the cluster says where the keys are".to_owned(),
         };
+        if let Some((replica, _)) = &council.promoting {
+            return format!("the replica {replica} is being made the master");
+        }
         let mut between = ": ";
         for guide in &council.configured {
             let said = council.said.get(guide).and_then(|it| it.silent.as_deref());
@@ -348,6 +430,8 @@ struct Council {
     said: BTreeMap<Address, Said>,
     /// The server that another one has named.
     pinned: Option<(Address, Instant)>,
+    /// The replica that a sentinel is making the master.
+    promoting: Option<(Address, Instant)>,
     /// When the first word came since none counted.
     first: Option<Instant>,
     /// Since when those that count have named more than one server.
@@ -371,6 +455,7 @@ impl Council {
             limit,
             said: BTreeMap::new(),
             pinned: None,
+            promoting: None,
             first: None,
             differ: None,
             last: None,
@@ -422,6 +507,13 @@ impl Council {
                 return Some(to.clone());
             }
             self.pinned = None;
+        }
+        if let Some((replica, at)) = &self.promoting {
+            // The only news can be that it is done, as one of them sees it.
+            let seen = self.said.values().filter_map(|it| it.word.as_ref());
+            let done =
+                |(word, told): &(Word, Instant)| told > at && word.master.as_ref() == Some(replica);
+            return seen.into_iter().any(done).then(|| replica.clone());
         }
         let candidates = self.candidates(now);
         let Some(&(newest, _)) = candidates.keys().next_back() else {

@@ -11,8 +11,10 @@ use super::{
     url::Address,
 };
 
-/// After which of them the answer may be another one.
-const NEWS: [&str; 3] = ["+switch-master", "+promoted-slave", "+config-update-from"];
+/// A sentinel has chosen a replica, and makes it the master about 100 ms later.
+const CHOSEN: &str = "+failover-state-send-slaveof-noone";
+/// After which news the answer may be another one.
+const NEWS: [&str; 3] = ["+switch-master", "+promoted-slave", CHOSEN];
 /// Others that one sentinel may name.
 const OTHERS: usize = 16;
 
@@ -49,6 +51,22 @@ pub(super) async fn ask(
         guides: known.clone(),
         masters: Vec::new(),
     })
+}
+
+/// The replica that is made the master next, if that is the news: `slave name host port @ master host port`.
+pub(super) fn chosen(news: &[Value], master: &str) -> Option<Address> {
+    let [_, channel, text] = news else {
+        return None;
+    };
+    if channel.text() != Some(CHOSEN) {
+        return None;
+    }
+    let words: Vec<&str> = text.text()?.split(' ').collect();
+    let ["slave", _, host, port, "@", of, ..] = words[..] else {
+        return None;
+    };
+    let replica = Address::new(host, port.parse().ok()?);
+    replica.filter(|_| of == master)
 }
 
 fn optional(answer: Result<Value, LinkError>) -> Result<Option<Value>, LinkError> {
