@@ -4,9 +4,12 @@
 //! that the operator wants clients to use; `CLUSTER NODES` says by which decision, its epoch. (`CLUSTER SHARDS`, which is
 //! newer, leaves out the slots of a shard whose master has failed, and has no epoch either.)
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use tokio::time;
 
 use super::{
+    Shared,
     link::{Link, LinkError},
     place::Word,
     resp::{Request, Value},
@@ -15,6 +18,10 @@ use super::{
 
 /// The slot of `{0}`: the first bits of CRC16 of `0`.
 const SLOT: i64 = 13_907;
+/// How often all masters are looked after.
+const TEACH: Duration = Duration::from_mins(5);
+/// The same where one of them did not take the functions.
+const TEACH_AGAIN: Duration = Duration::from_secs(10);
 /// Nodes that are kept of one answer.
 const NODES: usize = 1_000;
 
@@ -36,6 +43,43 @@ pub(super) async fn confirm(link: &mut Link, key: &str) -> Result<(), LinkError>
     match link.ask(&Request::new("EXISTS").arg(key)).await {
         Err(LinkError::Refused(text)) if is_moving(&text) => Ok(()),
         answer => answer.map(|_| ()),
+    }
+}
+
+/// Sees to it that all masters have the functions: other producers may connect to any of them once the slot has moved there.
+/// It need not succeed, because each connection of ours brings them along.
+pub(super) async fn teach(shared: Arc<Shared>) {
+    let place = &shared.endpoint.place;
+    let mut masters = place.masters.subscribe();
+    let mut failed_before = false;
+    loop {
+        let all = masters.borrow_and_update().clone();
+        let mut failed = Vec::new();
+        for master in &all {
+            if let Err(error) = shared.endpoint.teach(master).await {
+                tracing::debug!(%master, %error, "a master of the cluster did not take the functions");
+                failed.push(format!("{master}: {error}"));
+            }
+        }
+        let again = if failed.is_empty() {
+            TEACH
+        } else {
+            TEACH_AGAIN
+        };
+        // The first time it may be one that is about to be replaced.
+        let warning = (failed_before && !failed.is_empty()).then(|| {
+            format!(
+                "masters of the cluster have no functions: {}",
+                failed.join("; ")
+            )
+        });
+        failed_before = !failed.is_empty();
+        shared.health.untaught(warning);
+        tokio::select! {
+            () = time::sleep(again) => {}
+            changed = masters.changed() => if changed.is_err() { return },
+            () = shared.stop.cancelled() => return,
+        }
     }
 }
 

@@ -20,6 +20,7 @@ use super::{
     Shared,
     backoff::Backoff,
     calls::Calls,
+    cluster,
     entry::{self, EntryError, Message},
     letters, library,
     link::{Link, LinkError, Output, lost, read, role},
@@ -486,6 +487,13 @@ impl Session<'_> {
         reply: &Value,
     ) -> Result<(), LinkError> {
         if let Value::Error(text) = reply {
+            if cluster::is_moving(text) {
+                // Nothing more can be said of the log before it has arrived, here or elsewhere.
+                self.again(topics);
+                self.proven = false;
+                self.shared.health.away(text);
+                return Ok(());
+            }
             // Where the functions are gone, a new connection brings them.
             if !text.starts_with("NOT_INITIALISED") {
                 return Err(LinkError::Refused(text.clone()));
@@ -573,6 +581,9 @@ impl Session<'_> {
     /// missing is read.
     fn heads(&mut self, reply: &Value) -> Result<(), LinkError> {
         if let Value::Error(text) = reply {
+            if cluster::is_moving(text) {
+                return Ok(());
+            }
             return Err(LinkError::Refused(text.clone()));
         }
         let pairs = reply.array().ok_or(LinkError::Unexpected)?;

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     RedisTls, RedisUrl,
     calls::Calls,
-    cluster,
+    cluster, library,
     place::{Hold, Place, Via},
     resp::{Decoder, Request, RespError, Value},
     url::{Address, Credentials},
@@ -158,6 +158,13 @@ impl Endpoint {
     /// A connection was not opened, or has ended: where the server is may have to be found out anew.
     pub(super) fn failed(&self, error: &LinkError) {
         self.place.failed(error);
+    }
+
+    /// Brings the functions to this server.
+    pub(super) async fn teach(&self, server: &Address) -> Result<(), LinkError> {
+        let mut link = self.door.open(server).await?;
+        self.door.hello(&mut link, "functions").await?;
+        library::load(&mut link).await
     }
 
     async fn introduce(&self, link: &mut Link, purpose: &str) -> Result<(), LinkError> {

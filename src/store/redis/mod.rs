@@ -243,6 +243,9 @@ impl RedisStore {
         });
         tokio::spawn(task);
         tokio::spawn(feed::run(shared.clone()));
+        if let Via::Cluster(_) = shared.endpoint.place.via() {
+            tokio::spawn(cluster::teach(shared.clone()));
+        }
         Ok(Self {
             shared,
             publisher,

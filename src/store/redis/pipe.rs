@@ -31,6 +31,8 @@ const OUTPUT: usize = 1024 * 1024;
 /// How often an idle connection is asked whether it is still there.
 const PING: Duration = Duration::from_secs(1);
 
+/// How long a server that is left may take to answer what it was asked before.
+const LEAVE: Duration = Duration::from_millis(250);
 /// How long a request waits for a connection that is about to come, because Redis is there.
 const GRACE: Duration = Duration::from_secs(1);
 
@@ -262,6 +264,9 @@ impl Runner {
         } = link;
         let mut heard = Instant::now();
         let mut batch = Vec::new();
+        // Why the server is left, as soon as it has answered what is under way: with the same, most likely, and that is more
+        // than not to know.
+        let mut leaving: Option<(LinkError, Instant)> = None;
         let ended = async {
             loop {
                 // A reply that stands behind others is late, but not missing.
@@ -269,18 +274,26 @@ impl Runner {
                     let silent = oldest.at.elapsed().min(heard.elapsed());
                     self.config.timeout.saturating_sub(silent)
                 });
+                let deadline = match &leaving {
+                    Some((_, since)) => LEAVE.saturating_sub(since.elapsed()),
+                    None => deadline,
+                };
                 tokio::select! {
                     biased;
                     read = read(&mut reader, &mut input) => {
                         read?;
                         heard = Instant::now();
                         while let Some(value) = decoder.decode(&mut input)? {
-                            self.reply(value, under_way)?;
+                            let left = self.reply(value, under_way)?;
+                            leaving = leaving.or(left.map(|why| (why, Instant::now())));
+                        }
+                        if let Some((why, _)) = leaving.take_if(|_| under_way.is_empty()) {
+                            return Err(why);
                         }
                     }
                     () = lost(&mut hold) => return Err(LinkError::Elsewhere),
                     sent = output.write(&mut writer), if output.is_pending() => sent?,
-                    count = jobs.recv_many(&mut batch, 64), if output.bytes.len() < OUTPUT => {
+                    count = jobs.recv_many(&mut batch, 64), if output.bytes.len() < OUTPUT && leaving.is_none() => {
                         if count == 0 {
                             return Err(LinkError::Closed);
                         }
@@ -302,6 +315,9 @@ impl Runner {
                         }
                     }
                     () = time::sleep(deadline) => {
+                        if let Some((why, _)) = leaving.take() {
+                            return Err(why);
+                        }
                         if !under_way.is_empty() {
                             return Err(LinkError::Silent);
                         }
@@ -324,15 +340,26 @@ impl Runner {
         (error, output.written)
     }
 
-    fn reply(&self, value: Value, under_way: &mut VecDeque<UnderWay>) -> Result<(), LinkError> {
+    /// Hands a reply to whoever waits for it. Returns why the connection is to be left, if it says so.
+    fn reply(
+        &self,
+        value: Value,
+        under_way: &mut VecDeque<UnderWay>,
+    ) -> Result<Option<LinkError>, LinkError> {
         if matches!(value, Value::Push(_)) {
-            return Ok(());
+            return Ok(None);
         }
         let Some(oldest) = under_way.front_mut() else {
             return Err(LinkError::Unexpected);
         };
-        // The server is none that takes writes any more: the right one has to be found.
-        let demoted = matches!(&value, Value::Error(text) if text.starts_with("READONLY"));
+        // The server is none that takes writes any more, or has the keys no more: the right one has to be found.
+        let left = match &value {
+            Value::Error(text) if text.starts_with("READONLY") => Some(LinkError::Replica),
+            Value::Error(text) if text.starts_with("MOVED ") => {
+                Some(LinkError::Refused(text.clone()))
+            }
+            _ => None,
+        };
         oldest.values.push(value);
         if oldest.values.len() == oldest.replies
             && let Some(done) = under_way.pop_front()
@@ -342,10 +369,7 @@ impl Runner {
                 let _ = answer.send(Ok(done.values));
             }
         }
-        if demoted {
-            return Err(LinkError::Replica);
-        }
-        Ok(())
+        Ok(left)
     }
 }
 
