@@ -289,6 +289,93 @@ mod tests {
     }
 
     #[test]
+    fn sentinels_or_a_cluster_name_the_server() {
+        let nodes = "a, [fd00::1]:7000";
+        let config = valid(&[("TIDEGATE_REDIS__SENTINEL__NODES", nodes)], "");
+        assert_eq!(config.store, StoreKind::Redis);
+        let Via::Sentinel(sentinels) = config.redis().expect("Redis").via else {
+            panic!("sentinels were expected");
+        };
+        let shown: Vec<String> = sentinels.nodes.iter().map(ToString::to_string).collect();
+        assert_eq!(shown, ["a:26379", "[fd00::1]:7000"]);
+        assert_eq!(sentinels.master, "mymaster");
+        assert_eq!(sentinels.credentials, Credentials::default());
+
+        let yaml = "
+redis:
+  url: rediss://app:b@ignored/2
+  sentinel: {nodes: [a], master: orders, username: watcher, password: s3cret}
+";
+        let store = valid(&[], yaml).redis().expect("Redis");
+        assert!(store.url.tls() && store.url.db() == 2);
+        assert_eq!(store.url.credentials().password.as_deref(), Some("b"));
+        let Via::Sentinel(sentinels) = &store.via else {
+            panic!("sentinels were expected");
+        };
+        assert_eq!(sentinels.master, "orders");
+        assert_eq!(sentinels.credentials.username.as_deref(), Some("watcher"));
+        assert_eq!(sentinels.credentials.password.as_deref(), Some("s3cret"));
+        assert!(!format!("{store:?}").contains("s3cret"));
+        assert!(valid(&[], yaml).secrets().any(|secret| secret == "s3cret"));
+
+        let cluster = valid(&[("TIDEGATE_REDIS__CLUSTER__NODES", "a,b:7000")], "");
+        let Via::Cluster(nodes) = cluster.redis().expect("Redis").via else {
+            panic!("a cluster was expected");
+        };
+        let shown: Vec<String> = nodes.iter().map(ToString::to_string).collect();
+        assert_eq!(shown, ["a:6379", "b:7000"]);
+        assert_eq!(
+            valid(&[("REDIS_URL", "redis://a")], "")
+                .redis()
+                .expect("Redis")
+                .via,
+            Via::Url
+        );
+    }
+
+    #[test]
+    fn sentinels_and_a_cluster_are_refused_where_they_make_no_sense() {
+        for (yaml, error) in [
+            (
+                "redis: {sentinel: {nodes: [a]}, cluster: {nodes: [b]}}",
+                "redis.cluster.nodes: are given beside",
+            ),
+            (
+                "redis: {url: redis://a/1, cluster: {nodes: [b]}}",
+                "redis.url: names a database",
+            ),
+            (
+                "redis: {sentinel: {nodes: [a], master: ''}}",
+                "redis.sentinel.master: must be",
+            ),
+            (
+                "redis: {sentinel: {nodes: [a], master: 'a b'}}",
+                "redis.sentinel.master: must be",
+            ),
+            (
+                "redis: {sentinel: {nodes: ['redis://:s3cret@a']}}",
+                "host or host:port was expected",
+            ),
+            ("redis: {cluster: {nodes: ['a:x']}}", "port"),
+        ] {
+            let told = refused(&[], yaml);
+            assert!(told.contains(error) && !told.contains("s3cret"), "{told}");
+        }
+        let idle = valid(&[], "redis: {url: redis://a, sentinel: {password: s3cret}}");
+        assert!(
+            idle.warnings[0].contains("redis.sentinel.password"),
+            "{:?}",
+            idle.warnings
+        );
+        let idle = valid(&[], "{store: memory, redis: {cluster: {nodes: [a]}}}");
+        assert!(
+            idle.warnings[0].contains("redis.cluster.nodes"),
+            "{:?}",
+            idle.warnings
+        );
+    }
+
+    #[test]
     fn a_later_url_wins() {
         let file = "redis: {url: redis://file}";
         let alias = ("REDIS_URL", "redis://alias");

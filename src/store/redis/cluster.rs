@@ -10,8 +10,8 @@ use tokio::time;
 
 use super::{
     Shared,
+    council::Word,
     link::{Link, LinkError},
-    place::Word,
     resp::{Request, Value},
     url::Address,
 };
@@ -170,4 +170,169 @@ fn address_of(node: &Value, asked: &Address) -> Option<Address> {
             .unwrap_or_else(|| asked.host().to_owned()),
     };
     Address::new(&host, port.number()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::store::redis::resp::tests::any_value;
+
+    fn text(text: &str) -> Value {
+        Value::Text(text.as_bytes().to_vec().into())
+    }
+
+    fn node(host: Value, port: i64, id: &str) -> Value {
+        Value::Array(vec![
+            host,
+            Value::Number(port),
+            text(id),
+            Value::Array(vec![]),
+        ])
+    }
+
+    fn range(first: i64, last: i64, nodes: Vec<Value>) -> Value {
+        let slots = [first, last].map(Value::Number);
+        Value::Array(slots.into_iter().chain(nodes).collect())
+    }
+
+    fn shown(addresses: &[Address]) -> Vec<String> {
+        addresses.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn the_slot_is_that_of_the_hash_tag() {
+        // CRC16 (XMODEM), as the specification of Redis Cluster has it.
+        let mut crc = 0_u16;
+        for byte in b"0" {
+            crc ^= u16::from(*byte) << 8;
+            for _ in 0..8 {
+                let high = crc & 0x8000 != 0;
+                crc = (crc << 1) ^ if high { 0x1021 } else { 0 };
+            }
+        }
+        assert_eq!(i64::from(crc % 16_384), SLOT);
+    }
+
+    #[test]
+    fn the_owner_of_the_slot_comes_with_its_epoch_and_the_others() {
+        let asked = Address::parse("seed", 7000).expect("an address");
+        let ip = |n: u8| text(&format!("10.0.0.{n}"));
+        let slots = Value::Array(vec![
+            range(
+                10_923,
+                16_383,
+                vec![node(ip(3), 7003, "c"), node(ip(6), 7006, "f")],
+            ),
+            range(
+                0,
+                5_460,
+                vec![node(ip(1), 7001, "a"), node(ip(4), 7004, "d")],
+            ),
+            range(5_461, 10_922, vec![node(Value::Null, 7002, "b")]),
+        ]);
+        let nodes = "a 10.0.0.1:7001@17001 master - 0 1426238316232 2 connected 0-5460\n\
+            c 10.0.0.3:7003@17003,host myself,master - 0 0 9 connected 10923-16383 [93-<-a]\n\
+            f :0@0 slave,fail c 0 1 9 disconnected\n\nnonsense\nx y z - - - -1 q\n";
+        let word = word(&slots, &epochs_of(nodes), &asked);
+        assert_eq!(word.master, Address::parse("10.0.0.3:7003", 0).ok());
+        assert_eq!(word.epoch, 9);
+        let masters = ["10.0.0.1:7001", "10.0.0.3:7003", "seed:7002"];
+        assert_eq!(shown(&word.masters), masters);
+        let guides = [
+            "10.0.0.3:7003",
+            "10.0.0.6:7006",
+            "10.0.0.1:7001",
+            "10.0.0.4:7004",
+            "seed:7002",
+        ];
+        assert_eq!(shown(&word.guides), guides);
+    }
+
+    #[test]
+    fn a_node_is_named_as_the_operator_wants_or_as_it_was_asked() {
+        let asked = Address::parse("seed", 7000).expect("an address");
+        let details = |details: &[&str]| Value::Array(details.iter().map(|it| text(it)).collect());
+        let of = |host: Value, details: Value| {
+            let node = Value::Array(vec![host, Value::Number(6379), text("id"), details]);
+            address_of(&node, &asked).map(|it| it.to_string())
+        };
+        let none = || details(&[]);
+        assert_eq!(
+            of(text("redis-0.local"), none()).as_deref(),
+            Some("redis-0.local:6379")
+        );
+        assert_eq!(
+            of(text("fd00::1"), none()).as_deref(),
+            Some("[fd00::1]:6379")
+        );
+        assert_eq!(
+            of(Value::Null, details(&["ip", "10.0.0.1"])).as_deref(),
+            Some("seed:6379")
+        );
+        assert_eq!(of(text(""), none()).as_deref(), Some("seed:6379"));
+        let unknown = details(&["x", "y", "ip", "10.0.0.1"]);
+        assert_eq!(of(text("?"), unknown).as_deref(), Some("10.0.0.1:6379"));
+        assert_eq!(of(text("?"), none()).as_deref(), Some("seed:6379"));
+    }
+
+    #[test]
+    fn a_refusal_names_the_server_that_has_the_keys() {
+        let asked = Address::parse("seed", 7000).expect("an address");
+        let to = |error: &str| moved(error, Some(&asked)).map(|it| it.to_string());
+        assert_eq!(
+            to("MOVED 13907 10.0.0.2:7001").as_deref(),
+            Some("10.0.0.2:7001")
+        );
+        assert_eq!(
+            to("MOVED 13907 fd00::2:7001").as_deref(),
+            Some("[fd00::2]:7001")
+        );
+        assert_eq!(to("MOVED 13907 :7001").as_deref(), Some("seed:7001"));
+        assert_eq!(to("MOVED 13907 ?:7001").as_deref(), Some("seed:7001"));
+        for other in [
+            "ASK 13907 10.0.0.2:7001",
+            "MOVED",
+            "MOVED 1",
+            "MOVED 1 a",
+            "MOVED 1 a:x",
+            "MOVED 1 a b:1",
+        ] {
+            assert_eq!(to(other), None, "{other}");
+        }
+        assert!(is_moving("ASK 13907 10.0.0.2:7001") && is_moving("TRYAGAIN Multiple keys"));
+        assert!(!is_moving("MOVED 1 a:1") && !is_moving("ASKED"));
+    }
+
+    proptest! {
+        #[test]
+        fn no_answer_panics(slots in any_value(), nodes in any::<String>(), error in "(MOVED )?[ -~]{0,40}") {
+            let asked = Address::parse("seed", 7000).expect("an address");
+            let epochs = epochs_of(&nodes);
+            let word = word(&slots, &epochs, &asked);
+            prop_assert!(word.epoch == 0 || word.master.is_some());
+            let _ = moved(&error, Some(&asked));
+            let _ = moved(&error, None);
+        }
+
+        #[test]
+        fn whoever_has_the_slot_is_found(ranges in prop::collection::vec((0..16_384_i64, 0..3_000_i64, 1..9_u16), 0..12)) {
+            let asked = Address::parse("seed", 7000).expect("an address");
+            let slots: Vec<Value> = ranges
+                .iter()
+                .map(|&(first, more, port)| range(first, first + more, vec![node(text("h"), port.into(), "i")]))
+                .collect();
+            let owners: Vec<u16> = ranges
+                .iter()
+                .filter(|(first, more, _)| (*first..=first + more).contains(&SLOT))
+                .map(|(.., port)| *port)
+                .collect();
+            let word = word(&Value::Array(slots), &HashMap::new(), &asked);
+            match word.master {
+                Some(master) => prop_assert!(owners.contains(&master.port())),
+                None => prop_assert!(owners.is_empty()),
+            }
+        }
+    }
 }

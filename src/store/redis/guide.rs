@@ -10,8 +10,9 @@ use tokio_util::sync::CancellationToken;
 use super::{
     backoff::Backoff,
     cluster,
-    link::{Link, LinkError, read},
-    place::{Place, Via, Word},
+    council::Word,
+    link::{Link, LinkError, mode, read},
+    place::{Place, Via},
     resp::Value,
     sentinel,
     url::Address,
@@ -44,8 +45,11 @@ pub(super) async fn run(place: Arc<Place>, guide: Address, stop: CancellationTok
 async fn session(place: &Arc<Place>, guide: &Address, backoff: &mut Backoff) -> LinkError {
     let opened = async {
         let mut link = place.door.open(guide).await?;
-        place.door.hello(&mut link, "guide").await?;
+        let about = place.door.hello(&mut link, "guide").await?;
         if let Via::Sentinel(_) = place.via() {
+            if mode(&about).is_some_and(|mode| mode != "sentinel") {
+                return Err(LinkError::NoSentinel);
+            }
             sentinel::listen(&mut link).await?;
         }
         Ok(link)

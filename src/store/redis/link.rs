@@ -1,18 +1,15 @@
 //! One connection to Redis: opened, introduced, and ready for the log.
 
-use std::{io, path::Path, sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use bytes::BytesMut;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
+use rustls_pki_types::ServerName;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf},
     net::TcpStream,
     time,
 };
-use tokio_rustls::{
-    TlsConnector,
-    rustls::{self, ClientConfig, RootCertStore},
-};
+use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -21,6 +18,7 @@ use super::{
     cluster, library,
     place::{Hold, Place, Via},
     resp::{Decoder, Request, RespError, Value},
+    tls::{RedisTlsError, client_config},
     url::{Address, Credentials},
 };
 
@@ -67,6 +65,14 @@ pub(super) enum LinkError {
     Unsubscribed,
     #[error("it is a replica, which takes no writes: name the master")]
     Replica,
+    #[error("it is a sentinel, which has no data: name it in redis.sentinel.nodes")]
+    Sentinel,
+    #[error(
+        "it is a node of a cluster, and another one has the keys ({0}): name nodes of it in redis.cluster.nodes"
+    )]
+    Node(Box<str>),
+    #[error("it is no sentinel, but a server")]
+    NoSentinel,
     #[error("the master is another server now")]
     Elsewhere,
     #[error("{0}")]
@@ -87,27 +93,6 @@ pub(super) struct Endpoint {
 pub(super) struct Door {
     tls: Option<TlsConnector>,
     credentials: Credentials,
-}
-
-/// Why the certificates of the settings cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum RedisTlsError {
-    /// A file cannot be read, or holds something else.
-    #[error("{key} {path}: {message}")]
-    File {
-        /// Which setting.
-        key: &'static str,
-        /// Which file.
-        path: String,
-        /// What is wrong.
-        message: String,
-    },
-    /// Key and certificate do not belong together, or cannot be used.
-    #[error("redis.tls: {0}")]
-    Tls(#[from] rustls::Error),
-    /// There is nothing to check the server's certificate against.
-    #[error("no root certificates were found on this machine: name a file in redis.tls.ca")]
-    NoRoots,
 }
 
 impl Endpoint {
@@ -169,6 +154,10 @@ impl Endpoint {
 
     async fn introduce(&self, link: &mut Link, purpose: &str) -> Result<(), LinkError> {
         let about = self.door.hello(link, purpose).await?;
+        let mode = mode(&about);
+        if mode == Some("sentinel") {
+            return Err(LinkError::Sentinel);
+        }
         let version = about_field(&about, "version").ok_or(LinkError::Unexpected)?;
         let major = version
             .split('.')
@@ -184,10 +173,16 @@ impl Endpoint {
             let select = Request::new("SELECT").arg(self.db.to_string());
             link.ask(&select).await?;
         }
-        if let Via::Cluster(_) = self.place.via() {
-            cluster::confirm(link, &self.key).await?;
+        match self.place.via() {
+            Via::Cluster(_) => cluster::confirm(link, &self.key).await,
+            _ if mode == Some("cluster") => match cluster::confirm(link, &self.key).await {
+                Err(LinkError::Refused(text)) if text.starts_with("MOVED ") => {
+                    Err(LinkError::Node(text))
+                }
+                confirmed => confirmed,
+            },
+            _ => Ok(()),
         }
-        Ok(())
     }
 }
 
@@ -254,57 +249,6 @@ impl Door {
             }
             answer => answer,
         }
-    }
-}
-
-fn client_config(tls: &RedisTls) -> Result<ClientConfig, RedisTlsError> {
-    let mut roots = RootCertStore::empty();
-    match &tls.ca {
-        Some(path) => {
-            for certificate in certificates("redis.tls.ca", path)? {
-                roots.add(certificate)?;
-            }
-        }
-        None => {
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        }
-    }
-    if roots.is_empty() {
-        return Err(RedisTlsError::NoRoots);
-    }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots);
-    match (&tls.certificate, &tls.key) {
-        (Some(certificate), Some(key)) => {
-            let chain = certificates("redis.tls.certificate", certificate)?;
-            let key = PrivateKeyDer::from_pem_file(key)
-                .map_err(|error| wrong("redis.tls.key", key, &error))?;
-            Ok(builder.with_client_auth_cert(chain, key)?)
-        }
-        _ => Ok(builder.with_no_client_auth()),
-    }
-}
-
-fn certificates(
-    key: &'static str,
-    path: &Path,
-) -> Result<Vec<CertificateDer<'static>>, RedisTlsError> {
-    let read = CertificateDer::pem_file_iter(path).map_err(|error| wrong(key, path, &error))?;
-    let certificates: Result<Vec<_>, _> = read.collect();
-    let certificates = certificates.map_err(|error| wrong(key, path, &error))?;
-    if certificates.is_empty() {
-        return Err(wrong(key, path, &"it holds no certificate in PEM form"));
-    }
-    Ok(certificates)
-}
-
-fn wrong(key: &'static str, path: &Path, message: &dyn std::fmt::Display) -> RedisTlsError {
-    RedisTlsError::File {
-        key,
-        path: path.display().to_string(),
-        message: message.to_string(),
     }
 }
 
@@ -377,6 +321,11 @@ fn about_field<'a>(about: &'a Value, name: &str) -> Option<&'a str> {
         .filter_map(|pair| <&[Value; 2]>::try_from(pair).ok())
         .find(|[field, _]| field.text() == Some(name))?;
     value.text()
+}
+
+/// What the server is for, as `HELLO` says it: `standalone`, `cluster` or `sentinel`.
+pub(super) fn mode(about: &Value) -> Option<&str> {
+    about_field(about, "mode")
 }
 
 /// What the server is, as `HELLO` says it: `master` or `replica`.

@@ -20,6 +20,7 @@
 mod backoff;
 mod calls;
 mod cluster;
+mod council;
 #[doc(hidden)]
 pub mod entry;
 mod exchange;
@@ -41,6 +42,7 @@ mod secret;
 mod sentinel;
 mod settings;
 mod stats;
+mod tls;
 mod url;
 
 use std::{
@@ -58,8 +60,8 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub use calls::SOURCE as FUNCTIONS;
-pub use link::RedisTlsError;
 pub use place::{Sentinels, Via};
+pub use tls::RedisTlsError;
 pub use url::{Address, Credentials, RedisUrl, RedisUrlError};
 
 use self::{

@@ -1,9 +1,7 @@
 //! Where the server is that takes writes, and when it is another one.
 //!
 //! One server that the URL names stays where it is. With Sentinel, or in a cluster, others know: the *guides*. Each of them is
-//! asked all the time ([`guide`]), and what they say last is weighed here ([`Council`]): guides may be cut off, and a stale one
-//! names a server that clients must not write to. So not the first answer counts but the newest, by the epoch that sentinels
-//! and clusters number their decisions with.
+//! asked all the time ([`guide`]), and what they have said last is weighed ([`Council`]).
 //!
 //! # Invariants
 //! 1. Every connection holds the place that it was opened at; it ends when the place is another one ([`Hold::lost`]). An old
@@ -14,8 +12,7 @@
 //! Not here: whether the server itself says that it is a master ([`super::link`]).
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    fmt::Write as _,
+    collections::HashMap,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -31,7 +28,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    cluster, guide,
+    cluster,
+    council::{Asked, Council, Word},
+    guide,
     link::{Door, LinkError, role},
     resp::Request,
     url::{Address, Credentials, RedisUrl},
@@ -39,12 +38,6 @@ use super::{
 
 /// How long somebody who wants to connect waits for a word of any guide.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// How long the word of a guide counts that has fallen silent.
-const COUNTS: Duration = Duration::from_secs(10);
-/// How long the first word waits for those of the others.
-const OTHERS: Duration = Duration::from_millis(200);
-/// How long a server counts that another one has named, against what guides say: they may not know yet.
-const PINNED: Duration = Duration::from_secs(2);
 /// How long guides are asked more often after a connection has failed.
 const DOUBT: Duration = Duration::from_secs(2);
 /// How long a change of the server is worth waiting for.
@@ -53,10 +46,6 @@ const MOVING: Duration = Duration::from_secs(1);
 const PROMOTION: Duration = Duration::from_secs(3);
 /// How often it is asked.
 const PROBE: Duration = Duration::from_millis(20);
-/// Guides that are asked at a time.
-const GUIDES: usize = 16;
-/// The same in a cluster, whose nodes have more to do than to be asked, and more to say.
-const NODES: usize = 6;
 
 /// Who says where the server is that takes writes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,24 +88,13 @@ impl Via {
     }
 }
 
-/// What a guide says.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Word {
-    /// The server that takes writes; none: it knows of none.
-    pub(super) master: Option<Address>,
-    /// The number of the decision that made it the master; 0: not known.
-    pub(super) epoch: u64,
-    /// Others that can be asked, those that will know first before the rest.
-    pub(super) guides: Vec<Address>,
-    /// All masters of a cluster.
-    pub(super) masters: Vec<Address>,
-}
-
 /// Where the server is, and how often it was another one before.
 #[derive(Clone, Debug, Default)]
 struct Standing {
     number: u64,
     address: Option<Address>,
+    /// Where it was when it was last known.
+    last: Option<Address>,
 }
 
 /// The place of a connection.
@@ -171,23 +149,25 @@ impl Place {
         stop: CancellationToken,
     ) -> Arc<Self> {
         let address = (via == Via::Url).then(|| url.address());
+        let asked = match via {
+            Via::Cluster(_) => Asked::First,
+            _ => Asked::All,
+        };
         let door = match &via {
             // They have users of their own.
             Via::Sentinel(sentinels) => servers.clone().with(sentinels.credentials.clone()),
             _ => servers.clone(),
         };
         let place = Arc::new(Self {
-            council: Mutex::new(Council::new(
-                via.guides().to_vec(),
-                match via {
-                    Via::Cluster(_) => NODES,
-                    _ => GUIDES,
-                },
-            )),
+            council: Mutex::new(Council::new(via.guides().to_vec(), asked)),
+
             via,
             door,
             servers,
-            standing: watch::Sender::new(Standing { number: 0, address }),
+            standing: watch::Sender::new(Standing {
+                address,
+                ..Standing::default()
+            }),
             tasks: Mutex::default(),
             asked: Notify::new(),
             doubt: Mutex::new(Some(Instant::now())),
@@ -272,13 +252,13 @@ impl Place {
     /// more is written there; the new one is the master as soon as it says so itself, which is up to a second before the
     /// sentinel has seen it.
     pub(super) fn promoting(self: &Arc<Self>, replica: Address) {
-        let begun = self.council.lock().promoting.is_some();
-        if begun {
+        let mut first = false;
+        self.weigh(|council, now| first = council.promote(replica.clone(), now));
+        if !first {
             return;
         }
         tracing::warn!(%replica, "a replica is being made the master");
         *self.moved.lock() = Some(Instant::now());
-        self.weigh(|council, now| council.promoting = Some((replica.clone(), now)));
         let place = self.clone();
         tokio::spawn(async move {
             let promoted = time::timeout(PROMOTION, place.promoted(&replica));
@@ -286,12 +266,7 @@ impl Place {
                 promoted = promoted => promoted.is_ok(),
                 () = place.stop.cancelled() => return,
             };
-            place.weigh(|council, now| {
-                council.promoting = None;
-                if promoted {
-                    council.pin(replica, now);
-                }
-            });
+            place.weigh(|council, now| council.promoted(promoted, now));
         });
     }
 
@@ -340,19 +315,19 @@ impl Place {
         change(&mut council, now);
         let before = self.address();
         let address = council.decide(before.as_ref(), now);
-        let leaving = council.promoting.is_some() && before.is_some();
         if address == before {
             return;
         }
-        let other = address.is_some() && address != council.last;
-        let last = if other {
-            std::mem::replace(&mut council.last, address.clone())
-        } else {
-            None
-        };
+        let leaving = council.promoting().is_some();
+        let mut last = None;
+        let mut other = false;
         // Inside the lock, so that the newest conclusion is the last one.
         self.standing.send_modify(|standing| {
             standing.address.clone_from(&address);
+            other = address.is_some() && address != standing.last;
+            if other {
+                last = std::mem::replace(&mut standing.last, address.clone());
+            }
             // Where nobody knows, or knows again, whoever is connected stays.
             standing.number += u64::from(other || leaving);
         });
@@ -395,21 +370,15 @@ impl Place {
     /// Why nobody knows where the server is.
     fn why(&self) -> String {
         let council = self.council.lock();
-        let mut why = match &self.via {
+        let nobody = match &self.via {
             Via::Url => return "it is not known where Redis is".into(),
             Via::Sentinel(of) => format!("no sentinel says where the master {:?} is", of.master),
             Via::Cluster(_) => "no node of the cluster says where the keys are".to_owned(),
         };
-        if let Some((replica, _)) = &council.promoting {
+        if let Some(replica) = council.promoting() {
             return format!("the replica {replica} is being made the master");
         }
-        let mut between = ": ";
-        for guide in &council.configured {
-            let said = council.said.get(guide).and_then(|it| it.silent.as_deref());
-            let _ = write!(why, "{between}{guide}: {}", said.unwrap_or("no answer yet"));
-            between = "; ";
-        }
-        why
+        format!("{nobody}: {}", council.why())
     }
 
     /// What an operator should mend though it works.
@@ -418,177 +387,5 @@ impl Place {
             return Vec::new();
         }
         self.council.lock().warnings(Instant::now())
-    }
-}
-
-/// What all guides have said, and what follows from it.
-#[derive(Debug)]
-struct Council {
-    configured: Vec<Address>,
-    /// How many are asked at a time, as soon as any has answered.
-    limit: usize,
-    said: BTreeMap<Address, Said>,
-    /// The server that another one has named.
-    pinned: Option<(Address, Instant)>,
-    /// The replica that a sentinel is making the master.
-    promoting: Option<(Address, Instant)>,
-    /// When the first word came since none counted.
-    first: Option<Instant>,
-    /// Since when those that count have named more than one server.
-    differ: Option<Instant>,
-    /// The last conclusion.
-    last: Option<Address>,
-}
-
-#[derive(Debug, Default)]
-struct Said {
-    word: Option<(Word, Instant)>,
-    /// Why it says nothing now.
-    silent: Option<String>,
-    since: Option<Instant>,
-}
-
-impl Council {
-    fn new(configured: Vec<Address>, limit: usize) -> Self {
-        Self {
-            configured,
-            limit,
-            said: BTreeMap::new(),
-            pinned: None,
-            promoting: None,
-            first: None,
-            differ: None,
-            last: None,
-        }
-    }
-
-    fn heard(&mut self, guide: &Address, word: Result<Word, String>, now: Instant) {
-        let said = self.said.entry(guide.clone()).or_default();
-        match word {
-            Ok(word) => {
-                *said = Said {
-                    word: Some((word, now)),
-                    ..Said::default()
-                };
-            }
-            Err(why) => {
-                said.silent = Some(why);
-                said.since.get_or_insert(now);
-            }
-        }
-    }
-
-    /// A server says that another one has the keys. It was asked after everything that was said so far.
-    fn pin(&mut self, to: Address, now: Instant) {
-        for said in self.said.values_mut() {
-            said.word = None;
-        }
-        self.pinned = Some((to, now));
-    }
-
-    /// What was said and counts: the servers, with the epoch and how many name it.
-    fn candidates(&self, now: Instant) -> BTreeMap<(u64, &Address), usize> {
-        let mut candidates = BTreeMap::new();
-        for (word, at) in self.said.values().filter_map(|it| it.word.as_ref()) {
-            if let Some(master) = &word.master
-                && now.duration_since(*at) < COUNTS
-            {
-                *candidates.entry((word.epoch, master)).or_default() += 1;
-            }
-        }
-        candidates
-    }
-
-    /// Where the server is. The newest decision counts; where it has no number, what most of them say; where that leaves it
-    /// open, nothing changes.
-    fn decide(&mut self, current: Option<&Address>, now: Instant) -> Option<Address> {
-        if let Some((to, at)) = &self.pinned {
-            if now.duration_since(*at) < PINNED {
-                return Some(to.clone());
-            }
-            self.pinned = None;
-        }
-        if let Some((replica, at)) = &self.promoting {
-            // The only news can be that it is done, as one of them sees it.
-            let seen = self.said.values().filter_map(|it| it.word.as_ref());
-            let done =
-                |(word, told): &(Word, Instant)| told > at && word.master.as_ref() == Some(replica);
-            return seen.into_iter().any(done).then(|| replica.clone());
-        }
-        let candidates = self.candidates(now);
-        let Some(&(newest, _)) = candidates.keys().next_back() else {
-            self.first = None;
-            return None;
-        };
-        let best = candidates
-            .iter()
-            .filter(|((epoch, _), _)| *epoch == newest)
-            .max_by_key(|((_, master), votes)| (**votes, Some(*master) == current, *master))
-            .map(|((_, master), _)| (*master).clone());
-        let disagree = candidates
-            .keys()
-            .any(|(_, master)| Some(*master) != best.as_ref());
-        let since = self.differ.filter(|_| disagree).or(disagree.then_some(now));
-        let first = *self.first.get_or_insert(now);
-        // A stale guide may be the first to answer.
-        let told = |guide: &Address| {
-            self.said
-                .get(guide)
-                .is_some_and(|it| it.word.is_some() || it.silent.is_some())
-        };
-        let wait = current.is_none()
-            && now.duration_since(first) < OTHERS
-            && !self.configured.iter().all(told);
-        self.differ = since;
-        best.filter(|_| !wait)
-    }
-
-    /// Who is to be asked.
-    fn wanted(&mut self, now: Instant) -> Vec<Address> {
-        let mut newest: Vec<&(Word, Instant)> = self
-            .said
-            .values()
-            .filter_map(|it| it.word.as_ref())
-            .collect();
-        newest.retain(|(_, at)| now.duration_since(*at) < COUNTS);
-        newest.sort_by_key(|(word, at)| std::cmp::Reverse((word.epoch, *at)));
-        let learnt = newest.iter().flat_map(|(word, _)| &word.guides);
-        let limit = if newest.is_empty() {
-            GUIDES.max(self.configured.len())
-        } else {
-            self.limit
-        };
-        let mut wanted: Vec<Address> = Vec::new();
-        let all: Vec<&Address> = if self.limit == NODES {
-            // Those that will know first.
-            learnt.chain(&self.configured).collect()
-        } else {
-            self.configured.iter().chain(learnt).collect()
-        };
-        for guide in all {
-            if wanted.len() < limit && !wanted.contains(guide) {
-                wanted.push(guide.clone());
-            }
-        }
-        self.said.retain(|guide, _| wanted.contains(guide));
-        wanted
-    }
-
-    fn warnings(&self, now: Instant) -> Vec<String> {
-        let long =
-            |since: &Option<Instant>| since.is_some_and(|at| now.duration_since(at) >= COUNTS);
-        let mut warnings = Vec::new();
-        for guide in &self.configured {
-            if let Some(said) = self.said.get(guide)
-                && let Some(why) = &said.silent
-                && long(&said.since)
-            {
-                warnings.push(format!("the sentinel {guide} is of no use: {why}"));
-            }
-        }
-        if long(&self.differ) {
-            warnings.push("the sentinels name different servers as the master: the newest decision is followed, see SENTINEL MASTER on each of them".into());
-        }
-        warnings
     }
 }

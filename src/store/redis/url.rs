@@ -468,6 +468,35 @@ mod tests {
     }
 
     #[test]
+    fn a_node_is_a_host_with_or_without_a_port() {
+        let node = |text: &str| Address::parse(text, 26379).map(|it| it.to_string());
+        for (text, shown) in [
+            ("a", "a:26379"),
+            ("10.0.0.1:1", "10.0.0.1:1"),
+            ("[fd00::0:1]", "[fd00::1]:26379"),
+            ("[::1]:7000", "[::1]:7000"),
+        ] {
+            assert_eq!(node(text).as_deref(), Ok(shown));
+        }
+        use RedisUrlError as E;
+        for (text, error) in [
+            ("", E::Host),
+            ("redis://a:1", E::Node),
+            (":s3cret@a", E::Node),
+            ("a:1/0", E::Node),
+            ("a,b", E::Several),
+            ("::1", E::Ipv6),
+            ("a:0", E::Port),
+        ] {
+            assert_eq!(Address::parse(text, 1), Err(error), "{text}");
+        }
+        // What servers say of each other is not trusted any more.
+        assert_eq!(Address::new("a", 70_000), None);
+        assert_eq!(Address::new("a/b", 1), None);
+        assert_eq!(Address::new(&"a".repeat(254), 1), None);
+    }
+
+    #[test]
     fn other_texts_are_refused_with_the_reason() {
         use RedisUrlError as E;
         let wrong = [
