@@ -7,7 +7,7 @@ use tidegate::store::{
     Store,
     contract::{Home, Opened, everything},
     memory::MemoryConfig,
-    redis::{RedisConfig, RedisStore, RedisTls},
+    redis::{RedisConfig, RedisStore, RedisTls, Via},
 };
 use tokio::{runtime::Handle, task::spawn_blocking};
 
@@ -92,6 +92,7 @@ async fn command(server: Arc<RedisServer>, words: &'static [&'static str]) {
 async fn connect(server: &RedisServer, config: MemoryConfig) -> Arc<dyn Store> {
     let store = RedisStore::start(RedisConfig {
         url: server.url().parse().unwrap(),
+        via: Via::Url,
         prefix: "contract".into(),
         tls: RedisTls::default(),
         wait_replicas: 0,

@@ -70,8 +70,24 @@ impl Config {
             ),
             (
                 "store",
-                self.store == StoreKind::Memory || redis.url.is_some(),
-                "redis has to be told where: set redis.url (REDIS_URL=redis://host:6379, or REDIS_HOST=host)",
+                self.store == StoreKind::Memory || redis.is_named(),
+                "redis has to be told where: set redis.url (REDIS_URL=redis://host:6379, or REDIS_HOST=host), redis.sentinel.nodes or redis.cluster.nodes",
+            ),
+            (
+                "redis.cluster.nodes",
+                redis.cluster.nodes.is_empty() || redis.sentinel.nodes.is_empty(),
+                "are given beside redis.sentinel.nodes: it is either a cluster or a master that sentinels name",
+            ),
+            (
+                "redis.url",
+                redis.cluster.nodes.is_empty()
+                    || redis.url.as_ref().is_none_or(|url| url.db() == 0),
+                "names a database, but a cluster has none but 0",
+            ),
+            (
+                "redis.sentinel.master",
+                is_master_name(&redis.sentinel.master),
+                "must be the name that the sentinels know the master by: 1 to 255 of ASCII letters, digits, '-', '_' and '.'",
             ),
             (
                 "redis.prefix",
@@ -212,14 +228,18 @@ impl Config {
                 doubts.push(text.to_owned());
             }
         };
-        let unused = self.store == StoreKind::Memory && self.redis.url.is_some();
+        let unused = self.store == StoreKind::Memory && self.redis.is_named();
         doubt(
             unused,
-            "store is memory, so Redis is not used, though there is a URL for it (redis.url, REDIS_URL, REDIS_HOST)",
+            "store is memory, so Redis is not used, though it is said where it is (redis.url, REDIS_URL, REDIS_HOST, redis.sentinel.nodes, redis.cluster.nodes)",
+        );
+        doubt(
+            self.redis.sentinel_is_idle(),
+            "redis.sentinel.username and redis.sentinel.password are not used, because there are no redis.sentinel.nodes",
         );
         doubt(
             !unused && self.redis.tls_is_idle(),
-            "redis.tls is not used, because redis.url asks for no TLS: it would begin with rediss://",
+            "redis.tls is not used, because redis.url asks for no TLS: it would begin with rediss:// (its host is not used with Sentinel or a cluster)",
         );
         let jwt = &self.auth.jwt;
         let short = |secret: &super::Secret| secret.expose().len() < HS256_BYTES;
@@ -241,6 +261,12 @@ impl Config {
         );
         doubts
     }
+}
+
+/// What `sentinel monitor` takes for a name.
+fn is_master_name(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    (1..=255).contains(&name.len()) && name.bytes().all(plain)
 }
 
 const EMPTY: &str = "must not be empty: `openssl rand -hex 32` makes a good one";

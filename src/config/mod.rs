@@ -33,7 +33,7 @@ pub use network::Network;
 pub use place::Place;
 pub use position::Position;
 pub use rate::Rate;
-pub use redis::{RedisSettings, RedisTlsSettings};
+pub use redis::{ClusterSettings, RedisSettings, RedisTlsSettings, SentinelSettings};
 pub use secret::Secret;
 pub use settings::{Setting, Settings};
 pub use source::{Flag, Sources, Stamp};
@@ -411,6 +411,7 @@ impl Config {
             &self.admin.token,
             &self.auth.jwt.secret,
             &self.redis.password,
+            &self.redis.sentinel.password,
         ];
         let url = self.redis.url.as_ref().and_then(|url| url.password());
         let settings = tokens.chain(single.into_iter().flatten());
@@ -480,7 +481,8 @@ impl Config {
                 url: self
                     .redis
                     .server()
-                    .expect("settings with this store and no URL are refused"),
+                    .expect("settings with this store and no server are refused"),
+                via: self.redis.via(),
                 prefix: self.redis.prefix.clone(),
                 tls: self.redis.tls(),
                 wait_replicas: self.redis.wait_replicas,

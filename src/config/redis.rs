@@ -2,11 +2,11 @@
 
 use std::{collections::BTreeMap, net::Ipv6Addr, path::PathBuf};
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de::Error};
 use serde_json::Value;
 
 use super::{ConfigError, Place, Secret, environment::Names};
-use crate::store::redis::{RedisTls, RedisUrl};
+use crate::store::redis::{Address, Credentials, RedisTls, RedisUrl, Sentinels, Via};
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -21,6 +21,48 @@ pub struct RedisSettings {
     pub prefix: String,
     pub wait_replicas: usize,
     pub tls: RedisTlsSettings,
+    pub sentinel: SentinelSettings,
+    pub cluster: ClusterSettings,
+}
+
+/// Who knows where the master is.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "as above")]
+pub struct SentinelSettings {
+    #[serde(deserialize_with = "sentinels")]
+    pub nodes: Vec<Address>,
+    pub master: String,
+    pub username: Option<String>,
+    pub password: Option<Secret>,
+}
+
+/// Some nodes of a cluster, which know the others.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "as above")]
+pub struct ClusterSettings {
+    #[serde(deserialize_with = "nodes")]
+    pub nodes: Vec<Address>,
+}
+
+fn sentinels<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Address>, D::Error> {
+    addresses(deserializer, 26379)
+}
+
+fn nodes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Address>, D::Error> {
+    addresses(deserializer, 6379)
+}
+
+fn addresses<'de, D: Deserializer<'de>>(
+    deserializer: D,
+    default_port: u16,
+) -> Result<Vec<Address>, D::Error> {
+    let texts = Vec::<String>::deserialize(deserializer)?;
+    let parsed = texts
+        .iter()
+        .map(|text| Address::parse(text, default_port).map_err(D::Error::custom));
+    parsed.collect()
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -33,11 +75,55 @@ pub struct RedisTlsSettings {
 }
 
 impl RedisSettings {
+    /// Whether anything says where Redis is.
+    pub(super) fn is_named(&self) -> bool {
+        self.url.is_some() || self.is_found()
+    }
+
+    /// Whether others say where the master is, and not the URL.
+    pub(super) fn is_found(&self) -> bool {
+        !self.sentinel.nodes.is_empty() || !self.cluster.nodes.is_empty()
+    }
+
     /// The URL with the credentials that stand beside it, which win.
     pub(super) fn server(&self) -> Option<RedisUrl> {
         let password = self.password.as_ref().map(|it| it.expose().to_owned());
-        let url = self.url.clone()?;
+        let url = self.url.clone();
+        let url = url.or_else(|| self.is_found().then(RedisUrl::nowhere))?;
         Some(url.with_credentials(self.username.clone(), password))
+    }
+
+    /// Who says where the server is that takes writes.
+    pub(super) fn via(&self) -> Via {
+        let Self {
+            sentinel, cluster, ..
+        } = self;
+        let told = |text: &String| !text.is_empty();
+        if !sentinel.nodes.is_empty() {
+            let password = sentinel.password.as_ref();
+            return Via::Sentinel(Sentinels {
+                nodes: sentinel.nodes.clone(),
+                master: sentinel.master.clone(),
+                credentials: Credentials {
+                    username: sentinel.username.clone().filter(told),
+                    password: password.map(|it| it.expose().to_owned()).filter(told),
+                },
+            });
+        }
+        if cluster.nodes.is_empty() {
+            return Via::Url;
+        }
+        Via::Cluster(cluster.nodes.clone())
+    }
+
+    /// Settings of sentinels, and nobody to use them on.
+    pub(super) fn sentinel_is_idle(&self) -> bool {
+        let SentinelSettings {
+            username, password, ..
+        } = &self.sentinel;
+        let given = username.as_deref().is_some_and(|name| !name.is_empty())
+            || password.as_ref().is_some_and(|it| !it.expose().is_empty());
+        given && self.sentinel.nodes.is_empty()
     }
 
     pub(super) fn tls(&self) -> RedisTls {
@@ -58,7 +144,7 @@ impl RedisSettings {
     pub(super) fn tls_is_idle(&self) -> bool {
         let files = [&self.tls.ca, &self.tls.certificate, &self.tls.key];
         let named = files.into_iter().any(Option::is_some);
-        named && self.url.as_ref().is_some_and(|url| !url.tls())
+        named && self.server().is_some_and(|url| !url.tls())
     }
 }
 
@@ -92,9 +178,21 @@ pub(super) fn choose(
             ));
         }
     }
-    if !tree["redis"]["url"].is_null() && !places.contains_key("store") {
+    let redis = &tree["redis"];
+    let listed = |part: &str| {
+        redis[part]["nodes"]
+            .as_array()
+            .is_some_and(|it| !it.is_empty())
+    };
+    let why = [
+        (!redis["url"].is_null(), "redis.url"),
+        (listed("sentinel"), "redis.sentinel.nodes"),
+        (listed("cluster"), "redis.cluster.nodes"),
+    ];
+    if let Some((_, why)) = why.into_iter().find(|(named, _)| *named)
+        && !places.contains_key("store")
+    {
         tree["store"] = "redis".into();
-        let why = "redis.url";
         places.insert("store".into(), Place::Derived { why });
     }
     Ok(())
@@ -188,6 +286,93 @@ mod tests {
         for way in ["store: ", "redis.url", "REDIS_URL=", "REDIS_HOST="] {
             assert!(error.contains(way), "{error}");
         }
+    }
+
+    #[test]
+    fn sentinels_or_a_cluster_name_the_server() {
+        let nodes = "a, [fd00::1]:7000";
+        let config = valid(&[("TIDEGATE_REDIS__SENTINEL__NODES", nodes)], "");
+        assert_eq!(config.store, StoreKind::Redis);
+        let Via::Sentinel(sentinels) = config.redis().expect("Redis").via else {
+            panic!("sentinels were expected");
+        };
+        let shown: Vec<String> = sentinels.nodes.iter().map(ToString::to_string).collect();
+        assert_eq!(shown, ["a:26379", "[fd00::1]:7000"]);
+        assert_eq!(sentinels.master, "mymaster");
+        assert_eq!(sentinels.credentials, Credentials::default());
+
+        let yaml = "
+redis:
+  url: rediss://app:b@ignored/2
+  sentinel: {nodes: [a], master: orders, username: watcher, password: s3cret}
+";
+        let store = valid(&[], yaml).redis().expect("Redis");
+        assert!(store.url.tls() && store.url.db() == 2);
+        assert_eq!(store.url.credentials().password.as_deref(), Some("b"));
+        let Via::Sentinel(sentinels) = &store.via else {
+            panic!("sentinels were expected");
+        };
+        assert_eq!(sentinels.master, "orders");
+        assert_eq!(sentinels.credentials.username.as_deref(), Some("watcher"));
+        assert_eq!(sentinels.credentials.password.as_deref(), Some("s3cret"));
+        assert!(!format!("{store:?}").contains("s3cret"));
+        assert!(valid(&[], yaml).secrets().any(|secret| secret == "s3cret"));
+
+        let cluster = valid(&[("TIDEGATE_REDIS__CLUSTER__NODES", "a,b:7000")], "");
+        let Via::Cluster(nodes) = cluster.redis().expect("Redis").via else {
+            panic!("a cluster was expected");
+        };
+        let shown: Vec<String> = nodes.iter().map(ToString::to_string).collect();
+        assert_eq!(shown, ["a:6379", "b:7000"]);
+        assert_eq!(
+            valid(&[("REDIS_URL", "redis://a")], "")
+                .redis()
+                .expect("Redis")
+                .via,
+            Via::Url
+        );
+    }
+
+    #[test]
+    fn sentinels_and_a_cluster_are_refused_where_they_make_no_sense() {
+        for (yaml, error) in [
+            (
+                "redis: {sentinel: {nodes: [a]}, cluster: {nodes: [b]}}",
+                "redis.cluster.nodes: are given beside",
+            ),
+            (
+                "redis: {url: redis://a/1, cluster: {nodes: [b]}}",
+                "redis.url: names a database",
+            ),
+            (
+                "redis: {sentinel: {nodes: [a], master: ''}}",
+                "redis.sentinel.master: must be",
+            ),
+            (
+                "redis: {sentinel: {nodes: [a], master: 'a b'}}",
+                "redis.sentinel.master: must be",
+            ),
+            (
+                "redis: {sentinel: {nodes: ['redis://:s3cret@a']}}",
+                "host or host:port was expected",
+            ),
+            ("redis: {cluster: {nodes: ['a:x']}}", "port"),
+        ] {
+            let told = refused(&[], yaml);
+            assert!(told.contains(error) && !told.contains("s3cret"), "{told}");
+        }
+        let idle = valid(&[], "redis: {url: redis://a, sentinel: {password: s3cret}}");
+        assert!(
+            idle.warnings[0].contains("redis.sentinel.password"),
+            "{:?}",
+            idle.warnings
+        );
+        let idle = valid(&[], "{store: memory, redis: {cluster: {nodes: [a]}}}");
+        assert!(
+            idle.warnings[0].contains("redis.cluster.nodes"),
+            "{:?}",
+            idle.warnings
+        );
     }
 
     #[test]
@@ -400,8 +585,12 @@ limits: {event_bytes: 1KiB}
     fn a_url_that_is_none_says_what_was_expected_and_where_it_stands() {
         for (url, expected) in [
             ("cache:6379", "redis://"),
-            ("redis+sentinel://cache/main", "not supported yet"),
-            ("redis-cluster://cache", "not supported yet"),
+            ("redis+sentinel://cache/main", "redis.sentinel.nodes"),
+            ("redis-cluster://cache", "redis.cluster.nodes"),
+            (
+                "redis://a:1,b:2",
+                "redis.sentinel.nodes or redis.cluster.nodes",
+            ),
             ("unix:///run/redis.sock", "not supported"),
             ("redis://cache?protocol=3", "no query"),
         ] {

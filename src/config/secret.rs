@@ -9,11 +9,12 @@ use super::{nearest::is_slip, position::join};
 
 /// Every setting that is a secret; `[]` stands for each item of a list. The credentials in a URL, be it `redis.url` or any
 /// other text, are one besides.
-pub(super) const SECRETS: [&str; 4] = [
+pub(super) const SECRETS: [&str; 5] = [
     "admin.token",
     "auth.jwt.secret",
     "auth.tokens[].token",
     "redis.password",
+    "redis.sentinel.password",
 ];
 
 /// What stands in the place of a secret.

@@ -339,9 +339,14 @@ impl App {
                 self.streams.limited_callers(),
                 self.rates.len(),
             ],
-            redis: store
-                .redis
-                .map(|redis| [u64::from(redis.up), redis.connects, redis.commands]),
+            redis: store.redis.map(|redis| {
+                [
+                    u64::from(redis.up),
+                    redis.connects,
+                    redis.commands,
+                    redis.master_changes,
+                ]
+            }),
         }
     }
 }

@@ -364,6 +364,8 @@ pub struct StoreStats {
 pub struct RedisStats {
     /// Whether the feed is open.
     pub up: bool,
+    /// Times that another server was found to have the log.
+    pub master_changes: u64,
     /// Connections opened.
     pub connects: u64,
     /// Commands answered, without those of the feed.
@@ -373,7 +375,7 @@ pub struct RedisStats {
 /// How a Redis store reaches the log.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct RedisAbout {
-    /// How the server is found: `url`.
+    /// How the server is found: `url`, `sentinel` or `cluster`.
     pub via: &'static str,
     /// The server that has the log, `host:port`, as it was found last.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -145,7 +145,7 @@ pub struct Snapshot {
     /// Places of streams that are taken, of how many, callers that are counted, callers whose rate is remembered.
     pub places: [usize; 4],
     /// Whether it can be reached, connections opened, commands answered; where the store is Redis.
-    pub redis: Option<[u64; 3]>,
+    pub redis: Option<[u64; 4]>,
 }
 
 impl Metrics {
@@ -456,7 +456,7 @@ impl Snapshot {
         for ((name, help), value) in names.into_iter().zip(self.places) {
             r.register(name, help, count(value));
         }
-        if let Some([up, connects, commands]) = self.redis {
+        if let Some([up, connects, commands, master_changes]) = self.redis {
             r.register(
                 "redis_up",
                 "Whether the feed from Redis is open",
@@ -471,6 +471,11 @@ impl Snapshot {
                 "redis_commands",
                 "Commands that Redis answered, without those of the feed",
                 ConstCounter::new(commands),
+            );
+            r.register(
+                "redis_master_changes",
+                "Times that another server was found to be the master",
+                ConstCounter::new(master_changes),
             );
         }
     }

@@ -9,7 +9,7 @@ use tidegate::{
     log::{Retention, RetentionRules},
     store::{
         Append, AskError, Feed, FeedItem, Keep, LETTER_BYTES, Letters, Store, StoreError,
-        redis::{RedisConfig, RedisStore, RedisTls},
+        redis::{RedisConfig, RedisStore, RedisTls, Via},
     },
 };
 use tokio::time::Instant;
@@ -37,6 +37,7 @@ fn keep(events: usize) -> Keep {
 fn config(url: &str) -> RedisConfig {
     RedisConfig {
         url: url.parse().unwrap(),
+        via: Via::Url,
         prefix: "tidegate".into(),
         tls: RedisTls::default(),
         wait_replicas: 0,

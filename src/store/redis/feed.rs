@@ -20,9 +20,10 @@ use super::{
     Shared,
     backoff::Backoff,
     calls::Calls,
+    cluster,
     entry::{self, EntryError, Message},
     letters, library,
-    link::{Link, LinkError, Output, read, role},
+    link::{Link, LinkError, Output, lost, read, role},
     positions::{parse_position, position_request},
     resp::{Request, Value},
 };
@@ -47,10 +48,12 @@ pub(super) async fn run(shared: Arc<Shared>) {
     let mut backoff = Backoff::default();
     let stop = shared.stop.clone();
     loop {
+        let mut place = shared.endpoint.place.mark();
         let error = tokio::select! {
             error = connection(&shared, &mut backoff) => error,
             () = stop.cancelled() => return,
         };
+        shared.endpoint.failed(&error);
         let why = error.to_string();
         if shared.health.why_away().as_deref() != Some(&why) {
             tracing::warn!(%why, "the feed from Redis is gone, trying again");
@@ -58,6 +61,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
         shared.health.away(&why);
         tokio::select! {
             () = time::sleep(backoff.next()) => {}
+            () = place.lost() => backoff.reset(),
             () = stop.cancelled() => return,
         }
     }
@@ -171,6 +175,7 @@ impl Session<'_> {
             mut writer,
             mut decoder,
             mut input,
+            mut hold,
             ..
         } = link;
         let mut positions = time::interval(POSITION);
@@ -191,6 +196,7 @@ impl Session<'_> {
                     Ok(())
                 }),
                 sent = self.output.write(&mut writer), if self.output.is_pending() => sent,
+                () = lost(&mut hold) => Err(LinkError::Elsewhere),
                 () = shared.exchange.asked.notified() => {
                     self.ask();
                     Ok(())
@@ -481,6 +487,13 @@ impl Session<'_> {
         reply: &Value,
     ) -> Result<(), LinkError> {
         if let Value::Error(text) = reply {
+            if cluster::is_moving(text) {
+                // Nothing more can be said of the log before it has arrived, here or elsewhere.
+                self.again(topics);
+                self.proven = false;
+                self.shared.health.away(text);
+                return Ok(());
+            }
             // Where the functions are gone, a new connection brings them.
             if !text.starts_with("NOT_INITIALISED") {
                 return Err(LinkError::Refused(text.clone()));
@@ -568,6 +581,9 @@ impl Session<'_> {
     /// missing is read.
     fn heads(&mut self, reply: &Value) -> Result<(), LinkError> {
         if let Value::Error(text) = reply {
+            if cluster::is_moving(text) {
+                return Ok(());
+            }
             return Err(LinkError::Refused(text.clone()));
         }
         let pairs = reply.array().ok_or(LinkError::Unexpected)?;

@@ -1,29 +1,33 @@
 //! One connection to Redis: opened, introduced, and ready for the log.
 
-use std::{io, path::Path, sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use bytes::BytesMut;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
+use rustls_pki_types::ServerName;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf},
     net::TcpStream,
     time,
 };
-use tokio_rustls::{
-    TlsConnector,
-    rustls::{self, ClientConfig, RootCertStore},
-};
+use tokio_rustls::TlsConnector;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     RedisTls, RedisUrl,
     calls::Calls,
+    cluster, library,
+    place::{Hold, Place, Via},
     resp::{Decoder, Request, RespError, Value},
+    tls::{RedisTlsError, client_config},
+    url::{Address, Credentials},
 };
 
 /// How long opening a connection and each answer of its introduction may take.
 const CONNECT: Duration = Duration::from_secs(3);
 /// Input that one read may bring.
 const READ: usize = 64 * 1024;
+/// Pushes that are put aside while a reply is waited for.
+const NEWS: usize = 64;
 /// The oldest version with functions and sharded channels.
 const VERSION_NEEDED: u64 = 7;
 
@@ -61,70 +65,159 @@ pub(super) enum LinkError {
     Unsubscribed,
     #[error("it is a replica, which takes no writes: name the master")]
     Replica,
+    #[error("it is a sentinel, which has no data: name it in redis.sentinel.nodes")]
+    Sentinel,
+    #[error(
+        "it is a node of a cluster, and another one has the keys ({0}): name nodes of it in redis.cluster.nodes"
+    )]
+    Node(Box<str>),
+    #[error("it is no sentinel, but a server")]
+    NoSentinel,
+    #[error("the master is another server now")]
+    Elsewhere,
+    #[error("{0}")]
+    NoMaster(Box<str>),
 }
 
 /// Where connections go, and how they are introduced.
 pub(super) struct Endpoint {
-    url: RedisUrl,
-    tls: Option<TlsConnector>,
+    pub(super) place: Arc<Place>,
+    door: Door,
+    db: u32,
+    /// A key of ours: a node of a cluster says by it whether it has the keys.
+    key: Arc<str>,
 }
 
-/// Why the certificates of the settings cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum RedisTlsError {
-    /// A file cannot be read, or holds something else.
-    #[error("{key} {path}: {message}")]
-    File {
-        /// Which setting.
-        key: &'static str,
-        /// Which file.
-        path: String,
-        /// What is wrong.
-        message: String,
-    },
-    /// Key and certificate do not belong together, or cannot be used.
-    #[error("redis.tls: {0}")]
-    Tls(#[from] rustls::Error),
-    /// There is nothing to check the server's certificate against.
-    #[error("no root certificates were found on this machine: name a file in redis.tls.ca")]
-    NoRoots,
+/// The way to a server, whichever it is: encrypted or not, and as whom.
+#[derive(Clone)]
+pub(super) struct Door {
+    tls: Option<TlsConnector>,
+    credentials: Credentials,
 }
 
 impl Endpoint {
-    pub(super) fn new(url: RedisUrl, tls: &RedisTls) -> Result<Self, RedisTlsError> {
+    pub(super) fn new(
+        url: &RedisUrl,
+        via: Via,
+        tls: &RedisTls,
+        key: Arc<str>,
+        stop: CancellationToken,
+    ) -> Result<Self, RedisTlsError> {
         let connector = if url.tls() {
             Some(TlsConnector::from(Arc::new(client_config(tls)?)))
         } else {
             None
         };
-        Ok(Self {
-            url,
+        let door = Door {
             tls: connector,
+            credentials: url.credentials(),
+        };
+        Ok(Self {
+            place: Place::new(via, url, door.clone(), stop),
+            door,
+            db: url.db(),
+            key,
         })
     }
 
-    /// Opens a connection. `purpose` is the name under which `CLIENT LIST` shows it.
+    /// Opens a connection to the server that takes writes. `purpose` is the name under which `CLIENT LIST` shows it.
     ///
     /// # Cancel safety
     /// Dropping the future leaves nothing behind.
     pub(super) async fn connect(&self, purpose: &str) -> Result<Link, LinkError> {
-        let open = time::timeout(CONNECT, self.open()).await;
+        let (address, mut hold) = self.place.find().await?;
+        let opened = async {
+            let mut link = self.door.open(&address).await?;
+            self.introduce(&mut link, purpose).await?;
+            Ok::<_, LinkError>(link)
+        };
+        let mut link = tokio::select! {
+            opened = opened => opened?,
+            // A server that is away may take its time to say nothing.
+            () = hold.lost() => return Err(LinkError::Elsewhere),
+        };
+        link.hold = Some(hold);
+        Ok(link)
+    }
+
+    /// A connection was not opened, or has ended: where the server is may have to be found out anew.
+    pub(super) fn failed(&self, error: &LinkError) {
+        self.place.failed(error);
+    }
+
+    /// Brings the functions to this server.
+    pub(super) async fn teach(&self, server: &Address) -> Result<(), LinkError> {
+        let mut link = self.door.open(server).await?;
+        self.door.hello(&mut link, "functions").await?;
+        library::load(&mut link).await
+    }
+
+    async fn introduce(&self, link: &mut Link, purpose: &str) -> Result<(), LinkError> {
+        let about = self.door.hello(link, purpose).await?;
+        let mode = mode(&about);
+        if mode == Some("sentinel") {
+            return Err(LinkError::Sentinel);
+        }
+        let version = about_field(&about, "version").ok_or(LinkError::Unexpected)?;
+        let major = version
+            .split('.')
+            .next()
+            .and_then(|major| major.parse().ok());
+        if major.is_none_or(|major: u64| major < VERSION_NEEDED) {
+            return Err(LinkError::TooOld(version.into()));
+        }
+        if role(&about).is_some_and(|role| role != "master") {
+            return Err(LinkError::Replica);
+        }
+        if self.db > 0 {
+            let select = Request::new("SELECT").arg(self.db.to_string());
+            link.ask(&select).await?;
+        }
+        match self.place.via() {
+            Via::Cluster(_) => cluster::confirm(link, &self.key).await,
+            _ if mode == Some("cluster") => match cluster::confirm(link, &self.key).await {
+                Err(LinkError::Refused(text)) if text.starts_with("MOVED ") => {
+                    Err(LinkError::Node(text))
+                }
+                confirmed => confirmed,
+            },
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Door {
+    /// The same way, for somebody else.
+    #[must_use]
+    pub(super) fn with(self, credentials: Credentials) -> Self {
+        Self {
+            credentials,
+            ..self
+        }
+    }
+
+    /// Opens a connection, and says nothing yet.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves nothing behind.
+    pub(super) async fn open(&self, to: &Address) -> Result<Link, LinkError> {
+        let open = time::timeout(CONNECT, self.dial(to)).await;
         let (reader, writer) = tokio::io::split(open.map_err(|_| LinkError::Silent)??);
-        let mut link = Link {
+        Ok(Link {
             reader,
             writer,
             decoder: Decoder::default(),
             input: BytesMut::with_capacity(READ),
             calls: Calls::default(),
+            news: Vec::new(),
+            hold: None,
             tls: self.tls.is_some(),
-        };
-        link.introduce(&self.url, purpose).await?;
-        Ok(link)
+        })
     }
 
-    async fn open(&self) -> Result<Box<dyn Io>, LinkError> {
-        let (host, port) = (self.url.host(), self.url.port());
-        let failed = |error| LinkError::Connect(format!("{host}:{port}").into(), error);
+    async fn dial(&self, to: &Address) -> Result<Box<dyn Io>, LinkError> {
+        let (host, port) = (to.host(), to.port());
+        let failed = |error| LinkError::Connect(to.to_string().into(), error);
         let tcp = TcpStream::connect((host, port)).await.map_err(failed)?;
         tcp.set_nodelay(true)?;
         let socket = socket2::SockRef::from(&tcp);
@@ -139,56 +232,23 @@ impl Endpoint {
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         Ok(Box::new(tls.connect(name, tcp).await.map_err(failed)?))
     }
-}
 
-fn client_config(tls: &RedisTls) -> Result<ClientConfig, RedisTlsError> {
-    let mut roots = RootCertStore::empty();
-    match &tls.ca {
-        Some(path) => {
-            for certificate in certificates("redis.tls.ca", path)? {
-                roots.add(certificate)?;
+    /// Says who speaks. What the server says of itself is returned.
+    pub(super) async fn hello(&self, link: &mut Link, purpose: &str) -> Result<Value, LinkError> {
+        let mut hello = Request::new("HELLO").arg("3");
+        let Credentials { username, password } = &self.credentials;
+        if password.is_some() || username.is_some() {
+            let name = username.as_deref().unwrap_or("default");
+            let password = password.as_deref().unwrap_or_default();
+            hello = hello.arg("AUTH").arg(name).arg(password);
+        }
+        let hello = hello.arg("SETNAME").arg(format!("tidegate-{purpose}"));
+        match link.ask(&hello).await {
+            Err(LinkError::Refused(text)) if text.contains("unknown command") => {
+                Err(LinkError::TooOld("6 or older".into()))
             }
+            answer => answer,
         }
-        None => {
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        }
-    }
-    if roots.is_empty() {
-        return Err(RedisTlsError::NoRoots);
-    }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots);
-    match (&tls.certificate, &tls.key) {
-        (Some(certificate), Some(key)) => {
-            let chain = certificates("redis.tls.certificate", certificate)?;
-            let key = PrivateKeyDer::from_pem_file(key)
-                .map_err(|error| wrong("redis.tls.key", key, &error))?;
-            Ok(builder.with_client_auth_cert(chain, key)?)
-        }
-        _ => Ok(builder.with_no_client_auth()),
-    }
-}
-
-fn certificates(
-    key: &'static str,
-    path: &Path,
-) -> Result<Vec<CertificateDer<'static>>, RedisTlsError> {
-    let read = CertificateDer::pem_file_iter(path).map_err(|error| wrong(key, path, &error))?;
-    let certificates: Result<Vec<_>, _> = read.collect();
-    let certificates = certificates.map_err(|error| wrong(key, path, &error))?;
-    if certificates.is_empty() {
-        return Err(wrong(key, path, &"it holds no certificate in PEM form"));
-    }
-    Ok(certificates)
-}
-
-fn wrong(key: &'static str, path: &Path, message: &dyn std::fmt::Display) -> RedisTlsError {
-    RedisTlsError::File {
-        key,
-        path: path.display().to_string(),
-        message: message.to_string(),
     }
 }
 
@@ -200,66 +260,57 @@ pub(super) struct Link {
     pub(super) input: BytesMut,
     /// How this server is called; [`super::library::load`] finds out.
     pub(super) calls: Calls,
+    /// Pushes that came before a reply.
+    pub(super) news: Vec<Vec<Value>>,
+    /// The place that it was opened at; none where it goes to a named server, whatever that is.
+    pub(super) hold: Option<Hold>,
     tls: bool,
 }
 
 impl Link {
-    async fn introduce(&mut self, url: &RedisUrl, purpose: &str) -> Result<(), LinkError> {
-        let mut hello = Request::new("HELLO").arg("3");
-        if url.password().is_some() || url.username().is_some() {
-            let name = url.username().unwrap_or("default");
-            let password = url.password().unwrap_or_default();
-            hello = hello.arg("AUTH").arg(name).arg(password);
-        }
-        let hello = hello.arg("SETNAME").arg(format!("tidegate-{purpose}"));
-        let answer = self.ask(&hello).await;
-        let about = match answer {
-            Err(LinkError::Refused(text)) if text.contains("unknown command") => {
-                return Err(LinkError::TooOld("6 or older".into()));
-            }
-            answer => answer?,
-        };
-        let version = about_field(&about, "version").ok_or(LinkError::Unexpected)?;
-        let major = version
-            .split('.')
-            .next()
-            .and_then(|major| major.parse().ok());
-        if major.is_none_or(|major: u64| major < VERSION_NEEDED) {
-            return Err(LinkError::TooOld(version.into()));
-        }
-        if role(&about).is_some_and(|role| role != "master") {
-            return Err(LinkError::Replica);
-        }
-        if url.db() > 0 {
-            let select = Request::new("SELECT").arg(url.db().to_string());
-            self.ask(&select).await?;
-        }
-        Ok(())
-    }
-
     /// Sends one request and waits for its reply. Nothing else may be under way.
     pub(super) async fn ask(&mut self, request: &Request) -> Result<Value, LinkError> {
-        let mut output = BytesMut::with_capacity(request.len());
-        request.write(self.calls, &mut output);
         let asked = async {
-            self.writer.write_all(&output).await?;
-            self.writer.flush().await?;
-            loop {
-                match self.decoder.decode(&mut self.input)? {
-                    Some(Value::Push(_)) => {}
-                    Some(Value::Error(text)) => return Err(LinkError::Refused(text)),
-                    Some(value) => return Ok(value),
-                    None => {
-                        self.input.reserve(READ);
-                        if self.reader.read_buf(&mut self.input).await? == 0 {
-                            return Err(LinkError::Closed);
-                        }
-                    }
-                }
-            }
+            self.tell(request).await?;
+            self.reply().await
         };
         let answer = time::timeout(CONNECT, asked).await;
         answer.map_err(|_| LinkError::Silent)?
+    }
+
+    /// Sends one request.
+    pub(super) async fn tell(&mut self, request: &Request) -> Result<(), LinkError> {
+        let mut output = BytesMut::with_capacity(request.len());
+        request.write(self.calls, &mut output);
+        self.writer.write_all(&output).await?;
+        Ok(self.writer.flush().await?)
+    }
+
+    /// Waits for the next reply, as long as it takes. Pushes before it are put aside.
+    pub(super) async fn reply(&mut self) -> Result<Value, LinkError> {
+        loop {
+            match self.decoder.decode(&mut self.input)? {
+                Some(Value::Push(values)) => {
+                    if self.news.len() < NEWS {
+                        self.news.push(values);
+                    }
+                }
+                Some(Value::Error(text)) => return Err(LinkError::Refused(text)),
+                Some(value) => return Ok(value),
+                None => read(&mut self.reader, &mut self.input).await?,
+            }
+        }
+    }
+}
+
+/// Waits until the place of a connection is another one.
+///
+/// # Cancel safety
+/// Dropping the future loses nothing.
+pub(super) async fn lost(hold: &mut Option<Hold>) {
+    match hold {
+        Some(hold) => hold.lost().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -270,6 +321,11 @@ fn about_field<'a>(about: &'a Value, name: &str) -> Option<&'a str> {
         .filter_map(|pair| <&[Value; 2]>::try_from(pair).ok())
         .find(|[field, _]| field.text() == Some(name))?;
     value.text()
+}
+
+/// What the server is for, as `HELLO` says it: `standalone`, `cluster` or `sentinel`.
+pub(super) fn mode(about: &Value) -> Option<&str> {
+    about_field(about, "mode")
 }
 
 /// What the server is, as `HELLO` says it: `master` or `replica`.

@@ -15,14 +15,17 @@
 //! 2. [`StoreError::Unavailable`] means that not one byte of the request was sent, or that Redis said it did nothing.
 //! 3. Connections come back by themselves, for ever.
 //!
-//! Not here: which server is the master (there is one, so far).
+//! Which server takes the writes is asked of sentinels or of the nodes of a cluster, where there are any (`place.rs`).
 
 mod backoff;
 mod calls;
+mod cluster;
+mod council;
 #[doc(hidden)]
 pub mod entry;
 mod exchange;
 mod feed;
+mod guide;
 mod keys;
 mod letters;
 mod library;
@@ -30,13 +33,16 @@ mod link;
 mod listing;
 mod pages;
 mod pipe;
+mod place;
 mod positions;
 mod publisher;
 #[doc(hidden)]
 pub mod resp;
 mod secret;
+mod sentinel;
 mod settings;
 mod stats;
+mod tls;
 mod url;
 
 use std::{
@@ -54,8 +60,9 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub use calls::SOURCE as FUNCTIONS;
-pub use link::RedisTlsError;
-pub use url::{RedisUrl, RedisUrlError};
+pub use place::{Sentinels, Via};
+pub use tls::RedisTlsError;
+pub use url::{Address, Credentials, RedisUrl, RedisUrlError};
 
 use self::{
     calls::{Calls, Function, is_missing},
@@ -88,8 +95,10 @@ pub const LEASE: Duration = Duration::from_secs(5);
 /// Settings of the Redis store.
 #[derive(Clone, Debug)]
 pub struct RedisConfig {
-    /// Where it is.
+    /// Where it is, unless others say so; how to speak to it.
     pub url: RedisUrl,
+    /// Who says where the server is that takes writes.
+    pub via: Via,
     /// How the names of all keys begin.
     pub prefix: String,
     /// Certificates for `rediss://`.
@@ -173,9 +182,17 @@ impl RedisStore {
     /// Outside a tokio runtime.
     pub fn start(config: RedisConfig) -> Result<Self, RedisTlsError> {
         let stop = CancellationToken::new();
+        let keys = Keys::new(&config.prefix);
+        let endpoint = Endpoint::new(
+            &config.url,
+            config.via,
+            &config.tls,
+            keys.meta.as_str().into(),
+            stop.clone(),
+        )?;
         let shared = Arc::new(Shared {
-            endpoint: Arc::new(Endpoint::new(config.url, &config.tls)?),
-            keys: Keys::new(&config.prefix),
+            endpoint: Arc::new(endpoint),
+            keys,
             settings: Settings::new(&Keep {
                 retention: config.retention,
                 total_bytes: usize::MAX,
@@ -228,6 +245,9 @@ impl RedisStore {
         });
         tokio::spawn(task);
         tokio::spawn(feed::run(shared.clone()));
+        if let Via::Cluster(_) = shared.endpoint.place.via() {
+            tokio::spawn(cluster::teach(shared.clone()));
+        }
         Ok(Self {
             shared,
             publisher,
@@ -426,7 +446,9 @@ impl Store for RedisStore {
     }
 
     fn warnings(&self) -> Vec<String> {
-        self.shared.health.warnings()
+        let mut warnings = self.shared.health.warnings();
+        warnings.extend(self.shared.endpoint.place.warnings());
+        warnings
     }
 
     fn announce<'a>(&'a self, report: &'a ReplicaReport) -> BoxFuture<'a, Result<(), StoreError>> {
@@ -530,6 +552,7 @@ impl Store for RedisStore {
             letters_dropped: counters.letters_dropped.load(Ordering::Relaxed),
             redis: Some(RedisStats {
                 up: self.shared.health.why_away().is_none(),
+                master_changes: self.shared.endpoint.place.changes(),
                 connects: counters.connects.load(Ordering::Relaxed),
                 commands: counters.commands.load(Ordering::Relaxed),
             }),
@@ -542,9 +565,10 @@ impl Store for RedisStore {
     }
 
     fn about(&self) -> Option<RedisAbout> {
+        let place = &self.shared.endpoint.place;
         Some(RedisAbout {
-            via: "url",
-            master: None,
+            via: place.via().name(),
+            master: place.address().map(|address| address.to_string()),
             functions: self.shared.health.calls().map(Calls::name),
         })
     }

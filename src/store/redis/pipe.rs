@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     backoff::Backoff,
-    link::{Endpoint, Link, LinkError, Output, read},
+    link::{Endpoint, Link, LinkError, Output, lost, read},
     resp::{Request, Value},
     stats::{Counters, Health},
 };
@@ -31,6 +31,8 @@ const OUTPUT: usize = 1024 * 1024;
 /// How often an idle connection is asked whether it is still there.
 const PING: Duration = Duration::from_secs(1);
 
+/// How long a server that is left may take to answer what it was asked before.
+const LEAVE: Duration = Duration::from_millis(250);
 /// How long a request waits for a connection that is about to come, because Redis is there.
 const GRACE: Duration = Duration::from_secs(1);
 
@@ -69,6 +71,7 @@ pub(super) struct Pipe {
     queue: mpsc::Sender<Job>,
     away: Arc<Away>,
     health: Arc<Health>,
+    endpoint: Arc<Endpoint>,
 }
 
 /// Why there is no connection, while there is none.
@@ -115,6 +118,7 @@ impl Pipe {
             queue,
             away: away.clone(),
             health: config.health.clone(),
+            endpoint: config.endpoint.clone(),
         };
         (pipe, Runner { config, away }.run(jobs))
     }
@@ -137,8 +141,10 @@ impl Pipe {
         let (answer, answered) = oneshot::channel();
         let job = Job { requests, answer };
         let over = self.away.over.notified();
-        if self.away.why().is_some() && self.health.why_away().is_none() {
-            // Redis is there, only this connection is not yet: a publisher need not hear of it.
+        if self.away.why().is_some()
+            && (self.health.why_away().is_none() || self.endpoint.place.is_moving())
+        {
+            // Redis is there, or will be in a moment, only this connection is not yet: a publisher need not hear of it.
             let _ = time::timeout(GRACE, over).await;
         }
         match self.away.why() {
@@ -166,10 +172,12 @@ impl Runner {
         let mut backoff = Backoff::default();
         let stop = self.config.stop.clone();
         while !stop.is_cancelled() {
+            let mut place = self.config.endpoint.place.mark();
             let why = tokio::select! {
                 why = self.connection(&mut jobs, &mut backoff) => why,
                 () = stop.cancelled() => return,
             };
+            self.config.endpoint.failed(&why);
             let why: Arc<str> = why.to_string().into();
             tracing::debug!(purpose = self.config.purpose, %why, "no connection to Redis");
             self.away.set(Some(why.clone()));
@@ -180,6 +188,10 @@ impl Runner {
                 tokio::select! {
                     () = &mut wait => break,
                     () = &mut opened => break,
+                    () = place.lost() => {
+                        backoff.reset();
+                        break;
+                    }
                     () = stop.cancelled() => return,
                     job = jobs.recv() => match job {
                         Some(job) => refuse(job, &why),
@@ -247,10 +259,14 @@ impl Runner {
             mut decoder,
             mut input,
             calls,
+            mut hold,
             ..
         } = link;
         let mut heard = Instant::now();
         let mut batch = Vec::new();
+        // Why the server is left, as soon as it has answered what is under way: with the same, most likely, and that is more
+        // than not to know.
+        let mut leaving: Option<(LinkError, Instant)> = None;
         let ended = async {
             loop {
                 // A reply that stands behind others is late, but not missing.
@@ -258,17 +274,26 @@ impl Runner {
                     let silent = oldest.at.elapsed().min(heard.elapsed());
                     self.config.timeout.saturating_sub(silent)
                 });
+                let deadline = match &leaving {
+                    Some((_, since)) => LEAVE.saturating_sub(since.elapsed()),
+                    None => deadline,
+                };
                 tokio::select! {
                     biased;
                     read = read(&mut reader, &mut input) => {
                         read?;
                         heard = Instant::now();
                         while let Some(value) = decoder.decode(&mut input)? {
-                            self.reply(value, under_way)?;
+                            let left = self.reply(value, under_way)?;
+                            leaving = leaving.or(left.map(|why| (why, Instant::now())));
+                        }
+                        if let Some((why, _)) = leaving.take_if(|_| under_way.is_empty()) {
+                            return Err(why);
                         }
                     }
+                    () = lost(&mut hold) => return Err(LinkError::Elsewhere),
                     sent = output.write(&mut writer), if output.is_pending() => sent?,
-                    count = jobs.recv_many(&mut batch, 64), if output.bytes.len() < OUTPUT => {
+                    count = jobs.recv_many(&mut batch, 64), if output.bytes.len() < OUTPUT && leaving.is_none() => {
                         if count == 0 {
                             return Err(LinkError::Closed);
                         }
@@ -290,6 +315,9 @@ impl Runner {
                         }
                     }
                     () = time::sleep(deadline) => {
+                        if let Some((why, _)) = leaving.take() {
+                            return Err(why);
+                        }
                         if !under_way.is_empty() {
                             return Err(LinkError::Silent);
                         }
@@ -312,15 +340,26 @@ impl Runner {
         (error, output.written)
     }
 
-    fn reply(&self, value: Value, under_way: &mut VecDeque<UnderWay>) -> Result<(), LinkError> {
+    /// Hands a reply to whoever waits for it. Returns why the connection is to be left, if it says so.
+    fn reply(
+        &self,
+        value: Value,
+        under_way: &mut VecDeque<UnderWay>,
+    ) -> Result<Option<LinkError>, LinkError> {
         if matches!(value, Value::Push(_)) {
-            return Ok(());
+            return Ok(None);
         }
         let Some(oldest) = under_way.front_mut() else {
             return Err(LinkError::Unexpected);
         };
-        // The server is none that takes writes any more: the right one has to be found.
-        let demoted = matches!(&value, Value::Error(text) if text.starts_with("READONLY"));
+        // The server is none that takes writes any more, or has the keys no more: the right one has to be found.
+        let left = match &value {
+            Value::Error(text) if text.starts_with("READONLY") => Some(LinkError::Replica),
+            Value::Error(text) if text.starts_with("MOVED ") => {
+                Some(LinkError::Refused(text.clone()))
+            }
+            _ => None,
+        };
         oldest.values.push(value);
         if oldest.values.len() == oldest.replies
             && let Some(done) = under_way.pop_front()
@@ -330,10 +369,7 @@ impl Runner {
                 let _ = answer.send(Ok(done.values));
             }
         }
-        if demoted {
-            return Err(LinkError::Replica);
-        }
-        Ok(())
+        Ok(left)
     }
 }
 

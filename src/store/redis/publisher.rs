@@ -293,7 +293,7 @@ async fn answer(config: &PublisherConfig, call: Call) -> Answers {
 
 /// What an error of the whole call means: most say that nothing was done.
 fn refusal(text: &str) -> StoreError {
-    const NOTHING_DONE: [&str; 12] = [
+    const NOTHING_DONE: [&str; 13] = [
         "OOM",
         "LOADING",
         "READONLY",
@@ -303,6 +303,7 @@ fn refusal(text: &str) -> StoreError {
         "BUSY",
         "CLUSTERDOWN",
         "MOVED",
+        "ASK",
         "NOPERM",
         "TRYAGAIN",
         "KEYS_INVALID",

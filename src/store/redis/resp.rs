@@ -373,7 +373,7 @@ fn text(text: &str, output: &mut BytesMut) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::*;
@@ -392,6 +392,21 @@ mod tests {
             }
         }
         Ok(values)
+    }
+
+    /// Anything that a server may send, with words in it that are looked for.
+    pub(in crate::store::redis) fn any_value() -> impl Strategy<Value = Value> {
+        let word = prop::sample::select(vec!["ip", "port", "config-epoch", "0", "7000", "?", ""]);
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<i64>().prop_map(Value::Number),
+            (0..20_000_i64).prop_map(Value::Number),
+            word.prop_map(text),
+            any::<Vec<u8>>().prop_map(|bytes| Value::Text(bytes.into())),
+        ];
+        leaf.prop_recursive(4, 64, 8, |inner| {
+            prop::collection::vec(inner, 0..8).prop_map(Value::Array)
+        })
     }
 
     #[test]

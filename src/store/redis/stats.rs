@@ -68,6 +68,8 @@ struct HealthState {
     calls: Option<Calls>,
     /// Why no letters come, while none can.
     no_letters: Option<String>,
+    /// Masters that have no functions, while there are any.
+    untaught: Option<String>,
 }
 
 impl Health {
@@ -124,6 +126,17 @@ impl Health {
         }
     }
 
+    /// Whether all masters of the cluster have the functions, and if not, why.
+    pub(super) fn untaught(&self, warning: Option<String>) {
+        let mut state = self.state.lock();
+        if state.untaught != warning
+            && let Some(warning) = &warning
+        {
+            tracing::warn!("{warning}");
+        }
+        state.untaught = warning;
+    }
+
     /// Why it cannot be reached, if it cannot.
     pub(super) fn why_away(&self) -> Option<Arc<str>> {
         self.state.lock().away.clone()
@@ -136,6 +149,7 @@ impl Health {
         warnings.extend(state.no_letters.as_ref().map(|why| {
             format!("letters from other replicas are refused ({why}): let the user subscribe to all channels of the prefix")
         }));
+        warnings.extend(state.untaught.clone());
         warnings
     }
 }

@@ -9,6 +9,74 @@ use std::{fmt, net::Ipv6Addr, str::FromStr};
 
 const DEFAULT_PORT: u16 = 6379;
 
+/// Where a server listens: `host:port`, with an IPv6 address in brackets.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Address {
+    /// Without the brackets of an IPv6 address.
+    host: String,
+    port: u16,
+}
+
+impl Address {
+    /// Where somebody said that a server is; none where that can be no address.
+    pub(super) fn new(host: &str, port: i64) -> Option<Self> {
+        let port = u16::try_from(port).ok().filter(|port| *port > 0)?;
+        let host = match host.parse::<Ipv6Addr>() {
+            Ok(address) => address.to_string(),
+            Err(_) => is_name(host).then(|| host.to_ascii_lowercase())?,
+        };
+        Some(Self { host, port })
+    }
+
+    /// `host`, `host:port`, `[address]` or `[address]:port`.
+    ///
+    /// # Errors
+    /// When it is none of these.
+    pub fn parse(text: &str, default_port: u16) -> Result<Self, RedisUrlError> {
+        if text.contains(['/', '@', '?', '#']) {
+            return Err(RedisUrlError::Node);
+        }
+        let (host, port) = host_and_port(text, default_port)?;
+        Ok(Self { host, port })
+    }
+
+    /// The name or address to connect to; an IPv6 address has no brackets.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The TCP port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { host, port } = self;
+        if host.contains(':') {
+            write!(f, "[{host}]:{port}")
+        } else {
+            write!(f, "{host}:{port}")
+        }
+    }
+}
+
+/// Who connects, and what proves it. Shown, it is `***`.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Credentials {
+    /// None: the server's default user.
+    pub username: Option<String>,
+    /// None: nothing has to be proven.
+    pub password: Option<String>,
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
 /// One Redis server and the credentials for it. Both text forms show `***` in place of the password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RedisUrl {
@@ -29,30 +97,37 @@ pub enum RedisUrlError {
     Scheme,
     /// Asks for a server that Sentinel names.
     #[error(
-        "Redis Sentinel is not supported yet: name the server itself, with redis:// or rediss://"
+        "a Redis URL names a server: Sentinels are named in redis.sentinel.nodes, as host:port, and their master in redis.sentinel.master"
     )]
     Sentinel,
     /// Asks for a cluster.
-    #[error("Redis Cluster is not supported yet: name a single server, with redis:// or rediss://")]
+    #[error(
+        "a Redis URL names a server: nodes of a cluster are named in redis.cluster.nodes, as host:port"
+    )]
     Cluster,
     /// Names a file.
     #[error("Unix sockets are not supported: name a host, with redis:// or rediss://")]
     UnixSocket,
     /// Names more than one server.
     #[error(
-        "a Redis URL names one server: several, as of Sentinel or a cluster, are not supported yet"
+        "a Redis URL names one server: several are named in redis.sentinel.nodes or redis.cluster.nodes, as host:port"
     )]
     Several,
+    /// A URL where a host was expected.
+    #[error(
+        "host or host:port was expected, without user name, password or anything else of a URL"
+    )]
+    Node,
     /// No host, or no name of one.
     #[error(
-        "a Redis URL names a host, as in redis://localhost:6379: ASCII letters, digits, '-', '_' and '.', or an IP address"
+        "a Redis server is named by its host, as in redis://localhost:6379: ASCII letters, digits, '-', '_' and '.', or an IP address"
     )]
     Host,
     /// Colons without brackets, or no address in them.
     #[error("an IPv6 address stands in brackets, as in redis://[::1]:6379")]
     Ipv6,
     /// No port after the colon.
-    #[error("the port of a Redis URL is a number from 1 to 65535")]
+    #[error("the port of a Redis server is a number from 1 to 65535")]
     Port,
     /// A path that is no number.
     #[error("the path of a Redis URL is the number of a database, as in redis://localhost:6379/0")]
@@ -76,6 +151,34 @@ pub enum RedisUrlError {
 }
 
 impl RedisUrl {
+    /// What is said of servers that are named elsewhere, where there is no URL: no TLS, no credentials, database 0.
+    pub fn nowhere() -> Self {
+        Self {
+            tls: false,
+            username: None,
+            password: None,
+            host: "localhost".into(),
+            port: DEFAULT_PORT,
+            db: 0,
+        }
+    }
+
+    /// Where it is.
+    pub fn address(&self) -> Address {
+        Address {
+            host: self.host.clone(),
+            port: self.port,
+        }
+    }
+
+    /// Who connects, and what proves it.
+    pub fn credentials(&self) -> Credentials {
+        Credentials {
+            username: self.username.clone(),
+            password: self.password.clone(),
+        }
+    }
+
     /// The name or address to connect to; an IPv6 address has no brackets.
     pub fn host(&self) -> &str {
         &self.host
@@ -133,7 +236,7 @@ impl FromStr for RedisUrl {
         }
         let (credentials, server) = authority.rsplit_once('@').unwrap_or(("", authority));
         let (username, password) = credentials.split_once(':').unwrap_or((credentials, ""));
-        let (host, port) = host_and_port(server)?;
+        let (host, port) = host_and_port(server, DEFAULT_PORT)?;
         Ok(Self {
             tls,
             username: decode(username)?,
@@ -160,7 +263,7 @@ fn tls(scheme: &str) -> Result<bool, RedisUrlError> {
     }
 }
 
-fn host_and_port(server: &str) -> Result<(String, u16), RedisUrlError> {
+fn host_and_port(server: &str, default_port: u16) -> Result<(String, u16), RedisUrlError> {
     if server.contains(',') {
         return Err(RedisUrlError::Several);
     }
@@ -169,20 +272,25 @@ fn host_and_port(server: &str) -> Result<(String, u16), RedisUrlError> {
         let address: Ipv6Addr = address.parse().map_err(|_| RedisUrlError::Ipv6)?;
         let port = match port.strip_prefix(':') {
             Some(port) => number(port),
-            None => port.is_empty().then_some(DEFAULT_PORT),
+            None => port.is_empty().then_some(default_port),
         };
         return Ok((address.to_string(), port.ok_or(RedisUrlError::Port)?));
     }
     let (host, port) = match server.split_once(':') {
         Some((_, port)) if port.contains(':') => return Err(RedisUrlError::Ipv6),
         Some((host, port)) => (host, number(port).ok_or(RedisUrlError::Port)?),
-        None => (server, DEFAULT_PORT),
+        None => (server, default_port),
     };
-    let in_a_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    if host.is_empty() || !host.chars().all(in_a_name) {
+    if !is_name(host) {
         return Err(RedisUrlError::Host);
     }
     Ok((host.to_owned(), port))
+}
+
+/// Whether it looks like the name of a host, or like an IPv4 address.
+fn is_name(host: &str) -> bool {
+    let in_a_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    !host.is_empty() && host.len() <= 253 && host.chars().all(in_a_name)
 }
 
 /// A port of digits alone; `parse` would take a plus sign, too.
@@ -357,6 +465,35 @@ mod tests {
         assert_eq!(other(None, None), pair("a", "b"));
         assert_eq!(other(None, Some("y")), pair("a", "y"));
         assert_eq!(other(Some("x"), Some("")), pair("x", "b"));
+    }
+
+    #[test]
+    fn a_node_is_a_host_with_or_without_a_port() {
+        let node = |text: &str| Address::parse(text, 26379).map(|it| it.to_string());
+        for (text, shown) in [
+            ("a", "a:26379"),
+            ("10.0.0.1:1", "10.0.0.1:1"),
+            ("[fd00::0:1]", "[fd00::1]:26379"),
+            ("[::1]:7000", "[::1]:7000"),
+        ] {
+            assert_eq!(node(text).as_deref(), Ok(shown));
+        }
+        use RedisUrlError as E;
+        for (text, error) in [
+            ("", E::Host),
+            ("redis://a:1", E::Node),
+            (":s3cret@a", E::Node),
+            ("a:1/0", E::Node),
+            ("a,b", E::Several),
+            ("::1", E::Ipv6),
+            ("a:0", E::Port),
+        ] {
+            assert_eq!(Address::parse(text, 1), Err(error), "{text}");
+        }
+        // What servers say of each other is not trusted any more.
+        assert_eq!(Address::new("a", 70_000), None);
+        assert_eq!(Address::new("a/b", 1), None);
+        assert_eq!(Address::new(&"a".repeat(254), 1), None);
     }
 
     #[test]
