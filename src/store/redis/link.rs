@@ -136,7 +136,8 @@ impl Endpoint {
             // A server that is away may take its time to say nothing.
             () = hold.lost() => return Err(LinkError::Elsewhere),
         };
-        link.hold = Some(hold);
+        // The server that a URL names stays the same, and is not asked for in each turn of a busy connection.
+        link.hold = (*self.place.via() != Via::Url).then_some(hold);
         Ok(link)
     }
 
