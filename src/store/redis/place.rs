@@ -389,3 +389,6 @@ impl Place {
         self.council.lock().warnings(Instant::now())
     }
 }
+
+#[cfg(test)]
+mod tests;
