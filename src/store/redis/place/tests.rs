@@ -15,11 +15,13 @@ use crate::store::redis::resp::{Decoder, Value};
 /// Everything here happens sooner, or never.
 const SOON: Duration = Duration::from_secs(10);
 
+/// How commands begin, and the answers; none: garbage to everything.
+type Answers = Arc<Mutex<Option<Vec<(&'static str, String)>>>>;
+
 /// Somebody who answers as it is told to.
 struct Made {
     address: Address,
-    /// Command and its first argument, in capital letters, and the answer; none: garbage to everything.
-    answers: Arc<Mutex<Option<Vec<(&'static str, String)>>>>,
+    answers: Answers,
     push: broadcast::Sender<String>,
 }
 
@@ -78,11 +80,7 @@ impl Made {
     }
 }
 
-async fn serve(
-    mut socket: TcpStream,
-    answers: Arc<Mutex<Option<Vec<(&'static str, String)>>>>,
-    mut push: broadcast::Receiver<String>,
-) {
+async fn serve(mut socket: TcpStream, answers: Answers, mut push: broadcast::Receiver<String>) {
     let (mut decoder, mut input) = (Decoder::default(), BytesMut::new());
     loop {
         let answer = tokio::select! {
