@@ -71,7 +71,7 @@ pub struct Sentinels {
 
 impl Via {
     /// The word for it.
-    pub(super) fn name(&self) -> &'static str {
+    pub fn name(&self) -> &'static str {
         match self {
             Self::Url => "url",
             Self::Sentinel(_) => "sentinel",
