@@ -73,7 +73,7 @@ async fn serve(reloader: Reloader, logs: &Logs) -> anyhow::Result<()> {
         .with_context(|| format!("admin.listen {}", config.admin.listen))?;
     let store: Arc<dyn Store> = match config.redis() {
         Some(redis) => {
-            tracing::info!(url = %redis.url, prefix = redis.prefix, "the log is in Redis");
+            tracing::info!(url = %redis.url, via = redis.via.name(), prefix = redis.prefix, "the log is in Redis");
             Arc::new(RedisStore::start(redis)?)
         }
         None => Arc::new(MemoryStore::new(config.memory())),

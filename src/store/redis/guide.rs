@@ -34,7 +34,12 @@ pub(super) async fn run(place: Arc<Place>, guide: Address, stop: CancellationTok
             () = stop.cancelled() => return,
         };
         tracing::debug!(%guide, why = %error, "no word of a guide");
-        place.heard(&guide, Err(error.to_string()));
+        let why = match error {
+            // Which one it is, is told with it.
+            LinkError::Connect(_, error) => error.to_string(),
+            error => error.to_string(),
+        };
+        place.heard(&guide, Err(why));
         tokio::select! {
             () = time::sleep(backoff.next()) => {}
             () = stop.cancelled() => return,

@@ -89,7 +89,7 @@ pub(super) struct Endpoint {
 }
 
 /// The way to a server, whichever it is: encrypted or not, and as whom.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub(super) struct Door {
     tls: Option<TlsConnector>,
     credentials: Credentials,

@@ -237,10 +237,9 @@ impl RedisStore {
         let reads = pipe("read", Arc::new(|link| library::load(link).boxed()));
         let (publisher, task) = Publisher::new(PublisherConfig {
             pipe: publishes,
-            keys: shared.keys.clone(),
+            shared: shared.clone(),
             wait_replicas: config.wait_replicas,
             timeout: config.timeout,
-            health: shared.health.clone(),
             stop: stop.clone(),
         });
         tokio::spawn(task);

@@ -33,6 +33,8 @@ const PING: Duration = Duration::from_secs(1);
 
 /// How long a server that is left may take to answer what it was asked before.
 const LEAVE: Duration = Duration::from_millis(250);
+/// The same while a replica is being made the master. That is done 50 to 100 ms after it was announced.
+const LEAVE_PROMOTING: Duration = Duration::from_millis(25);
 /// How long a request waits for a connection that is about to come, because Redis is there.
 const GRACE: Duration = Duration::from_secs(1);
 
@@ -193,7 +195,7 @@ impl Runner {
                         break;
                     }
                     () = stop.cancelled() => return,
-                    job = jobs.recv() => match job {
+                    job = jobs.recv(), if !self.config.endpoint.place.is_moving() => match job {
                         Some(job) => refuse(job, &why),
                         None => return,
                     },
@@ -216,7 +218,8 @@ impl Runner {
                     Ok(link) => break link,
                     Err(error) => return error,
                 },
-                job = jobs.recv() => match job {
+                // What was handed over just before waits for a server that will be there in a moment.
+                job = jobs.recv(), if !self.config.endpoint.place.is_moving() => match job {
                     Some(job) => {
                         refuse(job, &self.away.why().unwrap_or_default());
                     }
@@ -275,7 +278,7 @@ impl Runner {
                     self.config.timeout.saturating_sub(silent)
                 });
                 let deadline = match &leaving {
-                    Some((_, since)) => LEAVE.saturating_sub(since.elapsed()),
+                    Some((_, until)) => until.saturating_duration_since(Instant::now()),
                     None => deadline,
                 };
                 tokio::select! {
@@ -285,13 +288,19 @@ impl Runner {
                         heard = Instant::now();
                         while let Some(value) = decoder.decode(&mut input)? {
                             let left = self.reply(value, under_way)?;
-                            leaving = leaving.or(left.map(|why| (why, Instant::now())));
+                            leaving = leaving.or(left.map(|why| (why, Instant::now() + LEAVE)));
                         }
                         if let Some((why, _)) = leaving.take_if(|_| under_way.is_empty()) {
                             return Err(why);
                         }
                     }
-                    () = lost(&mut hold) => return Err(LinkError::Elsewhere),
+                    () = lost(&mut hold), if leaving.is_none() => {
+                        if under_way.is_empty() || !self.config.endpoint.place.is_promoting() {
+                            return Err(LinkError::Elsewhere);
+                        }
+                        // The old master is one for some moments more, and passes on what it answers now.
+                        leaving = Some((LinkError::Elsewhere, Instant::now() + LEAVE_PROMOTING));
+                    }
                     sent = output.write(&mut writer), if output.is_pending() => sent?,
                     count = jobs.recv_many(&mut batch, 64), if output.bytes.len() < OUTPUT && leaving.is_none() => {
                         if count == 0 {

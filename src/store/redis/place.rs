@@ -71,7 +71,7 @@ pub struct Sentinels {
 
 impl Via {
     /// The word for it.
-    pub(super) fn name(&self) -> &'static str {
+    pub fn name(&self) -> &'static str {
         match self {
             Self::Url => "url",
             Self::Sentinel(_) => "sentinel",
@@ -248,17 +248,22 @@ impl Place {
         self.moved.lock().is_some_and(|at| at.elapsed() < MOVING)
     }
 
+    /// Whether a replica is being made the master right now.
+    pub(super) fn is_promoting(&self) -> bool {
+        self.council.lock().promoting().is_some()
+    }
+
     /// A sentinel is about to make this replica the master. Whatever the old one takes from now on may be lost, so nothing
     /// more is written there; the new one is the master as soon as it says so itself, which is up to a second before the
     /// sentinel has seen it.
     pub(super) fn promoting(self: &Arc<Self>, replica: Address) {
         let mut first = false;
+        *self.moved.lock() = Some(Instant::now());
         self.weigh(|council, now| first = council.promote(replica.clone(), now));
         if !first {
             return;
         }
         tracing::warn!(%replica, "a replica is being made the master");
-        *self.moved.lock() = Some(Instant::now());
         let place = self.clone();
         tokio::spawn(async move {
             let promoted = time::timeout(PROMOTION, place.promoted(&replica));
@@ -319,6 +324,9 @@ impl Place {
             return;
         }
         let leaving = council.promoting().is_some();
+        if address.is_some() {
+            *self.moved.lock() = Some(now);
+        }
         let mut last = None;
         let mut other = false;
         // Inside the lock, so that the newest conclusion is the last one.
@@ -332,9 +340,6 @@ impl Place {
             standing.number += u64::from(other || leaving);
         });
         drop(council);
-        if other {
-            *self.moved.lock() = Some(now);
-        }
         match (last, address) {
             (Some(from), Some(to)) => {
                 self.changes.fetch_add(1, Ordering::Relaxed);
@@ -389,3 +394,6 @@ impl Place {
         self.council.lock().warnings(Instant::now())
     }
 }
+
+#[cfg(test)]
+mod tests;

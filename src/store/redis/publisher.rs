@@ -9,11 +9,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    Shared,
     calls::{Function, is_missing},
     keys::Keys,
     pipe::{CallError, Pipe},
     resp::{Request, Value},
-    stats::Health,
 };
 use crate::{
     event::Topic,
@@ -44,10 +44,9 @@ pub(super) struct Publisher {
 
 pub(super) struct PublisherConfig {
     pub(super) pipe: Pipe,
-    pub(super) keys: Keys,
+    pub(super) shared: Arc<Shared>,
     pub(super) wait_replicas: usize,
     pub(super) timeout: Duration,
-    pub(super) health: Arc<Health>,
     pub(super) stop: CancellationToken,
 }
 
@@ -152,7 +151,7 @@ async fn send(config: &Arc<PublisherConfig>, gathered: Vec<Job>, permit: OwnedSe
             .max(1);
         let (these, others) = rest.split_at(count);
         rest = others;
-        let request = request(&config.keys, these);
+        let request = request(&config.shared.keys, these);
         let replies = replies(config, request.clone()).await;
         calls.push(Call {
             topics: these.iter().map(|append| append.topic.clone()).collect(),
@@ -224,7 +223,7 @@ async fn replies(
     config: &PublisherConfig,
     request: Request,
 ) -> oneshot::Receiver<Result<Vec<Value>, CallError>> {
-    if let Some(why) = config.health.why_closed() {
+    if let Some(why) = config.shared.health.why_closed() {
         let (answer, answered) = oneshot::channel();
         let _ = answer.send(Err(CallError::NotSent(why)));
         return answered;
@@ -271,7 +270,7 @@ async fn answer(config: &PublisherConfig, call: Call) -> Answers {
                 None => true,
             };
             let answers = values.iter().zip(call.topics);
-            answers
+            let answers: Answers = answers
                 .map(
                     |(value, topic)| match one(value.text().unwrap_or_default(), topic) {
                         // Stored here, but not as durably as is asked for.
@@ -279,7 +278,13 @@ async fn answer(config: &PublisherConfig, call: Call) -> Answers {
                         answer => answer,
                     },
                 )
-                .collect()
+                .collect();
+            // Whoever was told an id has seen it: a master that has lost it must not give it out again.
+            let newest = answers.iter().flatten().map(|it| it.id).max();
+            let mut seen = config.shared.seen.lock();
+            seen.highest = seen.highest.max(newest.unwrap_or_default());
+            drop(seen);
+            answers
         }
         other => {
             tracing::error!(

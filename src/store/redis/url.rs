@@ -469,6 +469,7 @@ mod tests {
 
     #[test]
     fn a_node_is_a_host_with_or_without_a_port() {
+        use RedisUrlError as E;
         let node = |text: &str| Address::parse(text, 26379).map(|it| it.to_string());
         for (text, shown) in [
             ("a", "a:26379"),
@@ -478,7 +479,6 @@ mod tests {
         ] {
             assert_eq!(node(text).as_deref(), Ok(shown));
         }
-        use RedisUrlError as E;
         for (text, error) in [
             ("", E::Host),
             ("redis://a:1", E::Node),
