@@ -16,6 +16,7 @@ mod sentinel;
 mod sse_client;
 mod tls_client;
 mod token;
+pub(crate) mod traffic;
 mod ws_client;
 
 use std::{fmt::Display, time::Duration};

@@ -200,6 +200,11 @@ impl RedisSentinel {
         &mut self.sentinels[at]
     }
 
+    /// A Sentinel that came back looks and talks often again.
+    pub(crate) async fn hurry(&self, at: usize) {
+        self.sentinels[at].hurry().await;
+    }
+
     /// The numbers of all servers but this one.
     pub(crate) fn others(&self, at: usize) -> impl Iterator<Item = usize> + use<> {
         (0..self.servers.len()).filter(move |other| *other != at)
