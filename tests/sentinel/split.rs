@@ -46,6 +46,13 @@ async fn a_master_that_the_others_have_replaced_is_left_though_it_answers() {
         }
     })
     .await;
+    eventually("the gateway to say why", async || {
+        let answer = blind.get("/health").await;
+        let text = answer.text();
+        let degraded = text.contains("degraded") && text.contains("min-replicas-to-write");
+        if degraded { Ok(()) } else { Err(text) }
+    })
+    .await;
     group.heal(0);
     group.follows(0, master).await;
     // What the old one took meanwhile is gone, and nobody who follows the Sentinels ever hears of it.

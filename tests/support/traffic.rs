@@ -57,8 +57,10 @@ impl Traffic {
 async fn publish(gateways: Vec<SocketAddr>, topic: String, stop: Arc<AtomicBool>) -> Acknowledged {
     let mut done = Acknowledged::default();
     let mut last = Instant::now();
+    // Two of them in one test are not to share keys.
+    let name = rand::random::<u32>();
     for number in 0.. {
-        let data = format!("{topic} {number}");
+        let data = format!("{name} {number}");
         let body = json!({"topic": topic, "data": data, "key": data}).to_string();
         for round in number.. {
             let gateway = gateways[round % gateways.len()];
