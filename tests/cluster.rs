@@ -90,7 +90,7 @@ async fn a_slot_that_moves_takes_the_gateway_along_and_nothing_is_lost_or_double
     let acknowledged = traffic.end().await;
     a.publish("orders", "the end").await;
     for listener in listening {
-        is_complete(&listener.told().await, &acknowledged, &[]);
+        is_complete(&listener.heard().await, &acknowledged, &[]);
     }
 
     // At once, and back.
@@ -105,7 +105,7 @@ async fn a_slot_that_moves_takes_the_gateway_along_and_nothing_is_lost_or_double
     let acknowledged = traffic.end().await;
     a.publish("orders", "the end").await;
     for listener in listening {
-        is_complete(&listener.told().await, &acknowledged, &[]);
+        is_complete(&listener.heard().await, &acknowledged, &[]);
     }
     assert_eq!(recorded(&cluster, 2, "orders").await, []);
 }
@@ -128,7 +128,7 @@ async fn the_owner_of_the_slot_is_replaced_and_a_cluster_that_is_down_costs_no_s
     let end = a.publish("orders", "the end").await;
     let lost = recorded(&cluster, owner, "orders").await;
     for listener in listening {
-        is_complete(&listener.told().await, &acknowledged, &lost);
+        is_complete(&listener.heard().await, &acknowledged, &lost);
     }
     println!(
         "publishing stood still for {:?} at most, {:?}, lost {}",

@@ -36,6 +36,14 @@ pub(crate) struct Acknowledged {
     pub(crate) silence: Duration,
 }
 
+/// What a stream told, in order.
+#[derive(Debug)]
+pub(crate) struct Heard {
+    told: Vec<Told>,
+    /// The longest time between two events.
+    pub(crate) silence: Duration,
+}
+
 impl Traffic {
     /// Publishes at each of these gateways in turn.
     pub(crate) fn begin(gateways: impl IntoIterator<Item = SocketAddr>, topic: &str) -> Self {
@@ -91,22 +99,22 @@ async fn publish(gateways: Vec<SocketAddr>, topic: String, stop: Arc<AtomicBool>
     done
 }
 
-/// What a stream told, in order.
 #[derive(Debug)]
-pub(crate) enum Told {
+enum Told {
     Event((EventId, String)),
     Gap(Value),
 }
 
 /// Reads a stream in the background. It has to show signs of life more often than every [`PATIENCE`].
-pub(crate) struct Listener(JoinHandle<Vec<Told>>);
+pub(crate) struct Listener(JoinHandle<Heard>);
 
 impl Listener {
     /// Reads until an event with this data comes.
     pub(crate) fn until(mut reader: Subscriber, data: &str) -> Self {
         let until = data.to_owned();
         Self(tokio::spawn(async move {
-            let mut told = Vec::new();
+            let (mut told, mut silence) = (Vec::new(), Duration::ZERO);
+            let mut last = Instant::now();
             loop {
                 let frame = reader.telling_frame().await;
                 let data = frame.data.unwrap_or_default();
@@ -114,14 +122,18 @@ impl Listener {
                     Some("$live") => {}
                     Some("$gap") => told.push(Told::Gap(serde_json::from_str(&data).unwrap())),
                     Some(kind) if kind.starts_with('$') => panic!("{kind} {data}"),
-                    _ if data == until => return told,
-                    _ => told.push(Told::Event((id(&frame.id.unwrap()), data))),
+                    _ if data == until => return Heard { told, silence },
+                    _ => {
+                        told.push(Told::Event((id(&frame.id.unwrap()), data)));
+                        silence = silence.max(last.elapsed());
+                        last = Instant::now();
+                    }
                 }
             }
         }))
     }
 
-    pub(crate) async fn told(self) -> Vec<Told> {
+    pub(crate) async fn heard(self) -> Heard {
         super::within_time(4 * PATIENCE, "a stream to come to its end", self.0)
             .await
             .unwrap()
@@ -153,13 +165,13 @@ impl Acknowledged {
 }
 
 /// A stream told all that was acknowledged and not lost, once, and in order; and that something was lost where it was.
-pub(crate) fn is_complete(told: &[Told], acknowledged: &Acknowledged, lost: &[Lost]) {
+pub(crate) fn is_complete(heard: &Heard, acknowledged: &Acknowledged, lost: &[Lost]) {
     let kept = acknowledged.events.iter();
     let kept: Vec<_> = kept.filter(|(id, _)| !is_lost(*id, lost)).collect();
     let mut seen: Vec<&(EventId, String)> = Vec::new();
     let (mut gone, mut gaps) = (0, 0);
     let mut newest = EventId::ZERO;
-    for item in told {
+    for item in &heard.told {
         match item {
             Told::Event(event) => {
                 let (id, data) = event;
