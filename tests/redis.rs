@@ -1,6 +1,6 @@
 //! Replicas that share a log in Redis are one gateway: whatever was published on one is followed, resumed and repeated on any.
 
-mod access;
+pub(crate) mod access;
 mod away;
 mod between;
 mod foreign;

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::{
-    redis::{is_back, replica},
+    redis::{access::RIGHTS, is_back, replica},
     support::{
         Gateway, RedisServer, Request, eventually,
         traffic::{Listener, Traffic, is_complete},
@@ -127,8 +127,11 @@ async fn with_full_memory_scripts_refuse_what_functions_refuse() {
 /// The rights are those that docs/redis.md names. Replicas that call one way and the other share a log.
 #[tokio::test]
 async fn who_has_no_right_to_functions_shares_the_log_with_who_has() {
-    let rights = "on >secret ~tidegate:* &tidegate:* +@read +@write +@pubsub +@connection -@dangerous +evalsha +script|load +wait +info +time";
-    let settings = RedisServer::settings().user("gateway", rights);
+    let to_call = "+fcall +fcall_ro +function|load";
+    assert!(RIGHTS.contains(to_call), "{RIGHTS}");
+    let rights = RIGHTS.replace(to_call, "+evalsha +script|load");
+    let rights = format!("on >secret {rights}");
+    let settings = RedisServer::settings().user("gateway", &rights);
     let redis = settings.start().await;
     let by_functions = replica(&redis).await;
     let by_scripts = Gateway::settings();

@@ -3,7 +3,7 @@
 use tokio::{io::AsyncWriteExt, net::TcpListener};
 
 use super::{is_at, ready};
-use crate::support::{RedisSentinel, eventually};
+use crate::support::{Authority, RedisSentinel, eventually};
 
 /// Somebody who answers everybody with what no Sentinel says.
 async fn babbler() -> String {
@@ -85,13 +85,16 @@ async fn one_sentinel_that_answers_is_enough_and_without_any_who_is_connected_st
     assert_eq!(reader.take(1).await, ["c"]);
 }
 
-/// A Sentinel that does not know the name, or wants another password, is told in words.
+/// Passwords are everywhere in the shipped files; here is TLS besides. What a Sentinel says against a gateway is told in words.
 #[tokio::test]
-async fn what_a_sentinel_says_against_it_is_told() {
-    let group = RedisSentinel::start().await;
+async fn sentinels_and_servers_may_want_tls_and_passwords() {
+    let authority = Authority::new();
+    let mut group = RedisSentinel::settings().tls(&authority).start().await;
     for (key, value, why) in [
         ("redis.sentinel.password", "wrong", "WRONGPASS"),
         ("redis.sentinel.master", "nobody", "nobody"),
+        ("redis.password", "wrong", "WRONGPASS"),
+        ("redis.url", "redis://plain.invalid", "127.0.0.1"),
     ] {
         let gateway = group.gateway().with(key, value).start().await;
         eventually("the reason", async || {
@@ -103,4 +106,15 @@ async fn what_a_sentinel_says_against_it_is_told() {
         })
         .await;
     }
+    let gateway = ready(group.gateway()).await;
+    let mut reader = gateway.subscribe("orders").await;
+    gateway.publish("orders", "a").await;
+    assert_eq!(reader.take(1).await, ["a"]);
+    super::copied(&group, "orders", 1).await;
+    group.kill(0);
+    let master = group.promoted(0).await;
+    is_at(&gateway, group.wire(master).port()).await;
+    gateway.publish("orders", "b").await;
+    assert_eq!(reader.take(1).await, ["b"]);
+    reader.stays_silent().await;
 }
