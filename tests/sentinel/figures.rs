@@ -3,7 +3,7 @@
 //! `TIDEGATE_FAILOVERS=5 cargo test --test promises figures -- --nocapture` runs each kind five times, with the times of the shipped files,
 //! and prints what it saw. Without that, two of them run once and print as much.
 
-use std::time::Duration;
+use std::{fmt::Write as _, time::Duration};
 
 use tokio::time::sleep;
 
@@ -104,10 +104,18 @@ fn spread(mut times: Vec<Duration>) -> String {
     ends.join(" / ") + " s"
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "how many failovers are run is no setting of the gateway"
+)]
+fn rounds() -> u32 {
+    std::env::var("TIDEGATE_FAILOVERS").map_or(0, |text| text.parse().unwrap())
+}
+
 /// Every stream is told of exactly what was lost, while others publish; who waits for a replica loses nothing.
 #[tokio::test]
 async fn what_replicas_did_not_have_is_lost_unless_they_are_waited_for() {
-    let rounds = std::env::var("TIDEGATE_FAILOVERS").map_or(0, |text| text.parse().unwrap());
+    let rounds = rounds();
     if rounds == 0 {
         let (careless, careful) = tokio::join!(
             run(Fate::CutOffAndKilled, 0, true),
@@ -129,8 +137,9 @@ async fn what_replicas_did_not_have_is_lost_unless_they_are_waited_for() {
             let lost: Vec<_> = runs.iter().map(|run| run.lost).collect();
             let publishing = spread(runs.iter().map(|run| run.publishing).collect());
             let reading = spread(runs.iter().map(|run| run.reading).collect());
-            summary += &format!(
-                "{fate:?}, wait_replicas {wait_replicas}: publishing stood still {publishing}, reading {reading}, lost {lost:?}\n"
+            let _ = writeln!(
+                summary,
+                "{fate:?}, wait_replicas {wait_replicas}: publishing stood still {publishing}, reading {reading}, lost {lost:?}"
             );
             assert!(wait_replicas == 0 || lost.iter().all(|lost| *lost == 0));
         }

@@ -225,14 +225,9 @@ impl RedisSentinel {
         }
     }
 
-    /// A server, by its number, to be asked.
+    /// A server, by its number.
     pub(crate) fn at(&self, at: usize) -> &RedisServer {
         &self.servers[at]
-    }
-
-    /// A server, by its number.
-    pub(crate) fn server(&mut self, at: usize) -> &mut RedisServer {
-        &mut self.servers[at]
     }
 
     /// What everybody else sees of it.
