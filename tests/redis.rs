@@ -1,6 +1,6 @@
 //! Replicas that share a log in Redis are one gateway: whatever was published on one is followed, resumed and repeated on any.
 
-mod access;
+pub(crate) mod access;
 mod away;
 mod between;
 mod foreign;
@@ -47,7 +47,7 @@ async fn replicas<const COUNT: usize>(redis: &RedisServer) -> [Gateway; COUNT] {
 }
 
 /// Waits until the gateway says that all is well.
-async fn is_healthy(gateway: &Gateway) {
+pub(crate) async fn is_healthy(gateway: &Gateway) {
     eventually("the gateway to be healthy", async || {
         let answer = gateway.get("/health").await;
         match answer.status() {
@@ -73,7 +73,7 @@ pub(crate) async fn is_back(gateway: &Gateway) {
 }
 
 /// The data of a gap at the opening.
-fn is_gap(reader: &Subscriber, reason: &str) {
+pub(crate) fn is_gap(reader: &Subscriber, reason: &str) {
     let data = reader.open_data();
     assert_eq!(data["replay"], "gap", "{data}");
     assert_eq!(data["reason"], reason, "{data}");

@@ -8,7 +8,7 @@ use super::{is_back, ready, settings};
 use crate::support::{Gateway, RedisServer, Settings, eventually};
 
 /// The rights that a gateway needs, as `docs/redis.md` names them.
-const RIGHTS: &str = "~tidegate:* &tidegate:* +@read +@write +@pubsub +@connection -@dangerous +fcall +fcall_ro +function|load +wait +info +time";
+pub(crate) const RIGHTS: &str = "~tidegate:* &tidegate:* +@read +@write +@pubsub +@connection -@dangerous +fcall +fcall_ro +function|load +wait +info +time";
 
 /// What `/health` says is wrong with the store.
 async fn complaint(gateway: &Gateway) -> String {
