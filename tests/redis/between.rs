@@ -30,6 +30,7 @@ fn keep(events: usize) -> Keep {
         retention: RetentionRules::new(retention, Vec::new()),
         total_bytes: usize::MAX,
         idempotency_window: MINUTE,
+        ingest: false,
         event_bytes: 65_536,
     }
 }
@@ -46,6 +47,7 @@ fn config(url: &str) -> RedisConfig {
         retention: keep(10_000).retention,
         event_bytes: 65_536,
         idempotency_window: MINUTE,
+        ingest: false,
     }
 }
 
