@@ -490,7 +490,10 @@ impl Snapshot {
 fn register_ingest(figures: [u64; 7], r: &mut Registry) {
     let [moved, duplicates, dead, gauges @ .., lag_ms, moves] = figures;
     let names = [
-        ("ingest_moved", "Entries of ingest that this replica made events of"),
+        (
+            "ingest_moved",
+            "Entries of ingest that this replica made events of",
+        ),
         (
             "ingest_duplicates",
             "Entries of ingest whose idempotency key had stored their event before",
@@ -502,7 +505,10 @@ fn register_ingest(figures: [u64; 7], r: &mut Registry) {
     }
     let names = [
         ("ingest_pending", "Entries that wait in ingest"),
-        ("ingest_dead_letters", "Dead letters of ingest that are kept"),
+        (
+            "ingest_dead_letters",
+            "Dead letters of ingest that are kept",
+        ),
     ];
     for ((name, help), value) in names.into_iter().zip(gauges) {
         let value = i64::try_from(value).unwrap_or(i64::MAX);

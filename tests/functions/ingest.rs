@@ -9,7 +9,7 @@ use crate::support::{Value, id, numbers};
 
 /// What a call of the function answers.
 #[derive(Debug, PartialEq, Eq)]
-struct Moved {
+struct Answered {
     moved: i64,
     duplicates: i64,
     dead: i64,
@@ -17,8 +17,8 @@ struct Moved {
     stopped: String,
 }
 
-fn moved(moved: i64, duplicates: i64, dead: i64) -> Moved {
-    Moved {
+fn moved(moved: i64, duplicates: i64, dead: i64) -> Answered {
+    Answered {
         moved,
         duplicates,
         dead,
@@ -70,12 +70,12 @@ impl Log {
         self.call("tidegate_ingest", &names, &arguments).await
     }
 
-    async fn ingest(&self, topics: &[&str], keys: &[(usize, &str)]) -> Moved {
+    async fn ingest(&self, topics: &[&str], keys: &[(usize, &str)]) -> Answered {
         let answer = self.ingest_through("+", 1000, topics, keys).await;
         let [moved, duplicates, dead, stopped] = answer.items() else {
             panic!("wanted four figures, got {answer}")
         };
-        Moved {
+        Answered {
             moved: moved.integer(),
             duplicates: duplicates.integer(),
             dead: dead.integer(),
@@ -266,7 +266,7 @@ async fn it_stops_before_a_topic_or_key_that_its_caller_did_not_name() {
     let second = log.add(&["topic", "b", "data", "2"]).await;
     let third = log.add(&["topic", "a", "data", "3", "key", "k"]).await;
     log.add(&["topic", "a", "data", "4"]).await;
-    let stopped = |at: &str, count| Moved {
+    let stopped = |at: &str, count| Answered {
         stopped: at.to_owned(),
         ..moved(count, 0, 0)
     };

@@ -30,7 +30,6 @@ fn keep(events: usize) -> Keep {
         retention: RetentionRules::new(retention, Vec::new()),
         total_bytes: usize::MAX,
         idempotency_window: MINUTE,
-        ingest: false,
         event_bytes: 65_536,
     }
 }

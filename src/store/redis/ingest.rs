@@ -32,7 +32,7 @@ use tokio::{
 
 pub(super) use self::state::Ingest;
 use self::{
-    moves::{CALL_ENTRIES, Moved, moves},
+    moves::{CALL_ENTRIES, Outcome, moves},
     state::Standing,
     waiting::{LONGEST, Waiting, waiting},
 };
@@ -173,14 +173,14 @@ impl Session<'_> {
             .arg("0-0")
             .write(self.link.calls, &mut self.output);
         self.send().await?;
-        let mut refused = None;
+        let (mut refused, moved_any) = (None, !calls.is_empty());
         for _ in calls {
             match self.reply().await? {
                 Value::Error(text) => {
                     refused.get_or_insert(said(text)?);
                 }
                 reply => {
-                    let moved = Moved::of(&reply).ok_or(LinkError::Unexpected)?;
+                    let moved = Outcome::of(&reply).ok_or(LinkError::Unexpected)?;
                     self.ingest.moved(&moved);
                     let stuck = moved.is_nothing() && moved.stopped.is_some();
                     if stuck && moved.stopped == self.stopped {
@@ -204,7 +204,8 @@ impl Session<'_> {
                 self.count = next_count(self.count, &self.entries);
             }
         }
-        if refused.is_none() {
+        // That something can be read does not say that it can be moved.
+        if refused.is_none() && (moved_any || self.entries.is_empty()) {
             self.ingest.untroubled();
         }
         Ok(refused)

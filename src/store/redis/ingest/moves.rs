@@ -72,7 +72,7 @@ fn call(keys: &Keys, entries: &[Waiting]) -> Request {
 
 /// What a call has done.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Moved {
+pub(super) struct Outcome {
     pub(super) moved: u64,
     pub(super) duplicates: u64,
     pub(super) dead: u64,
@@ -80,7 +80,7 @@ pub(super) struct Moved {
     pub(super) stopped: Option<Box<str>>,
 }
 
-impl Moved {
+impl Outcome {
     pub(super) fn of(reply: &Value) -> Option<Self> {
         let [moved, duplicates, dead, stopped] = reply.array()? else {
             return None;

@@ -10,14 +10,14 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::moves::Moved;
+use super::moves::Outcome;
 use crate::{
     event::EventId,
     store::{IngestStats, redis::resp::Value},
 };
 
 /// From this age of the oldest entry on, somebody should look.
-const LATE: Duration = Duration::from_secs(60);
+const LATE: Duration = Duration::from_mins(1);
 /// What is over sooner than this is nothing to tell an operator.
 const BRIEF: Duration = Duration::from_secs(2);
 
@@ -62,7 +62,9 @@ impl Standing {
             moves: figure(moves)? > 0,
             waiting: figure(waiting)?,
             // By its id, which Redis gives by its clock unless the producer insists on another.
-            lag_ms: oldest.map_or(Some(0), |oldest| Some(figure(now)?.saturating_sub(oldest.ms())))?,
+            lag_ms: oldest.map_or(Some(0), |oldest| {
+                Some(figure(now)?.saturating_sub(oldest.ms()))
+            })?,
             letters: figure(letters)?,
         })
     }
@@ -91,12 +93,17 @@ impl Ingest {
         self.state.lock().standing.moves
     }
 
-    pub(super) fn moved(&self, moved: &Moved) {
+    pub(super) fn moved(&self, moved: &Outcome) {
         self.moved.fetch_add(moved.moved, Ordering::Relaxed);
-        self.duplicates.fetch_add(moved.duplicates, Ordering::Relaxed);
+        self.duplicates
+            .fetch_add(moved.duplicates, Ordering::Relaxed);
         let dead = self.dead.fetch_add(moved.dead, Ordering::Relaxed) + moved.dead;
         if moved.dead > 0 {
-            tracing::debug!(count = moved.dead, dead, "entries of ingest became dead letters");
+            tracing::debug!(
+                count = moved.dead,
+                dead,
+                "entries of ingest became dead letters"
+            );
         }
     }
 
@@ -137,11 +144,15 @@ impl Ingest {
         {
             warnings.push(format!("entries of ingest are not moved: {why}"));
         }
-        let Standing { waiting, lag_ms, .. } = state.standing;
+        let Standing {
+            waiting, lag_ms, ..
+        } = state.standing;
         let lag = Duration::from_millis(lag_ms);
         if lag >= LATE {
             let lag = lag.as_secs();
-            warnings.push(format!("{waiting} entries wait in ingest, the oldest for {lag} s"));
+            warnings.push(format!(
+                "{waiting} entries wait in ingest, the oldest for {lag} s"
+            ));
         }
         warnings
     }
@@ -194,11 +205,17 @@ mod tests {
         assert!(ingest.warnings().is_empty());
         tokio::time::advance(BRIEF).await;
         ingest.troubled("OOM again");
-        assert_eq!(ingest.warnings(), ["entries of ingest are not moved: OOM again"]);
+        assert_eq!(
+            ingest.warnings(),
+            ["entries of ingest are not moved: OOM again"]
+        );
         ingest.untroubled();
         ingest.stands(standing("1000-0", "60999").expect("a standing"));
         assert!(ingest.warnings().is_empty());
         ingest.stands(standing("1000-0", "61000").expect("a standing"));
-        assert_eq!(ingest.warnings(), ["7 entries wait in ingest, the oldest for 60 s"]);
+        assert_eq!(
+            ingest.warnings(),
+            ["7 entries wait in ingest, the oldest for 60 s"]
+        );
     }
 }

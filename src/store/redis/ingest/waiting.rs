@@ -94,7 +94,11 @@ mod tests {
             output.extend_from_slice(text);
             output.extend_from_slice(b"\r\n");
         }
-        let mut output = if map { b"%1\r\n".to_vec() } else { b"*2\r\n".to_vec() };
+        let mut output = if map {
+            b"%1\r\n".to_vec()
+        } else {
+            b"*2\r\n".to_vec()
+        };
         text(b"tidegate:{0}:ingest", &mut output);
         output.extend_from_slice(format!("*{}\r\n", entries.len()).as_bytes());
         for (id, fields) in entries {
@@ -131,7 +135,10 @@ mod tests {
             id: *id,
             topic: one(fields, b"topic"),
             key: one(fields, b"key"),
-            bytes: fields.iter().map(|(name, value)| name.len() + value.len()).sum(),
+            bytes: fields
+                .iter()
+                .map(|(name, value)| name.len() + value.len())
+                .sum(),
         });
         each.collect()
     }
@@ -175,7 +182,10 @@ mod tests {
         let large = (b"data".to_vec(), vec![b'x'; 5_000_000]);
         let many = (0..10_000).map(|number| (format!("f{number}").into_bytes(), Vec::new()));
         let entries = [
-            (EventId::new(1, 1), vec![(b"topic".to_vec(), b"a".to_vec()), large]),
+            (
+                EventId::new(1, 1),
+                vec![(b"topic".to_vec(), b"a".to_vec()), large],
+            ),
             (EventId::new(1, 2), many.collect()),
         ];
         assert_eq!(read(&answer(&entries, true), 10_000), Some(model(&entries)));
