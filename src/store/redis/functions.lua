@@ -522,7 +522,6 @@ end
 
 -------------------------------------------------------------------------------------------------------------------- ingest
 
-local INGEST_FIELDS = { topic = true, event = true, data = true, ['end'] = true, key = true }
 local ENDS = { ['1'] = true, ['true'] = true, ['0'] = false, ['false'] = false }
 -- What a dead letter says in place of the code that a producer would be answered with.
 local REASONS = {
@@ -534,46 +533,57 @@ local function shown(text)
   return (string.gsub(string.sub(text, 1, 64), '[^\32-\126]', '?'))
 end
 
--- The event that an entry asks for; else a reason and a detail. The same is refused as by POST /publish. `valid`: topics and
--- types that were looked at before.
+-- What an entry asks for: topic, type, data, whether the topic ends, key; else nil, a reason and a detail. The same is refused as
+-- by POST /publish. `valid`: topics and types that were looked at before.
 local function event_of(entry, limit, valid)
-  local fields, item = entry[2], {}
+  local fields, topic, kind, data, ending, key = entry[2], nil, nil, nil, nil, nil
   for at = 1, #fields, 2 do
-    local name = fields[at]
-    if not INGEST_FIELDS[name] then
+    -- A chain of comparisons: a table of what was found would be made for each entry.
+    local name, value, before = fields[at], fields[at + 1], nil
+    if name == 'topic' then
+      before, topic = topic, value
+    elseif name == 'data' then
+      before, data = data, value
+    elseif name == 'event' then
+      before, kind = kind, value
+    elseif name == 'key' then
+      before, key = key, value
+    elseif name == 'end' then
+      before, ending = ending, value
+    else
       return nil, 'field_unknown', 'there is no field ' .. shown(name) .. ': topic, event, data, end, key'
     end
-    if item[name] then return nil, 'field_repeated', 'the field ' .. name .. ' stands there twice' end
-    item[name] = fields[at + 1]
+    if before then return nil, 'field_repeated', 'the field ' .. name .. ' stands there twice' end
   end
-  if not item.topic then return nil, 'topic_missing', 'there is no field topic' end
-  if not valid.topics[item.topic] then
-    local wrong = wrong_topic(item.topic)
+  if not topic then return nil, 'topic_missing', 'there is no field topic' end
+  if not valid.topics[topic] then
+    local wrong = wrong_topic(topic)
     if wrong then return nil, 'topic_invalid', wrong end
-    valid.topics[item.topic] = true
+    valid.topics[topic] = true
   end
-  item.event = item.event or 'message'
-  if not valid.types[item.event] then
-    local wrong = wrong_type(item.event)
+  kind = kind or 'message'
+  if not valid.types[kind] then
+    local wrong = wrong_type(kind)
     if wrong then return nil, 'type_invalid', wrong end
-    valid.types[item.event] = true
+    valid.types[kind] = true
   end
-  if item['end'] then
-    item.ending = ENDS[item['end']]
-    if item.ending == nil then return nil, 'end_invalid', 'end is 1, true, 0 or false' end
+  local ends = false
+  if ending then
+    ends = ENDS[ending]
+    if ends == nil then return nil, 'end_invalid', 'end is 1, true, 0 or false' end
   end
   -- Without data, an end is all that there is to store.
-  if not item.data and not item.ending then item.data = '' end
-  if item.data then
-    if #item.data > limit then
-      return nil, 'event_too_large', string.format('data has %d bytes, the limit is %.0f', #item.data, limit)
+  if not data and not ends then data = '' end
+  if data then
+    if #data > limit then
+      return nil, 'event_too_large', string.format('data has %d bytes, the limit is %.0f', #data, limit)
     end
-    if not is_utf8(item.data) then return nil, 'utf8_invalid', 'data is UTF-8' end
+    if not is_utf8(data) then return nil, 'utf8_invalid', 'data is UTF-8' end
   end
-  if item.key and (#item.key < 1 or #item.key > 255 or string.find(item.key, '[^\32-\126]')) then
+  if key and (#key < 1 or #key > 255 or string.find(key, '[^\32-\126]')) then
     return nil, 'idempotency_invalid', 'a key has 1 to 255 printable ASCII characters'
   end
-  return item
+  return topic, kind, data, ends, key
 end
 
 -- Keeps an entry that cannot be moved. What is very large is cut, so that no producer fills the memory with it. `total` is the
@@ -758,23 +768,23 @@ redis.register_function('tidegate_ingest', function(keys, args)
   local function run()
     while done < #entries do
       local entry = entries[done + 1]
-      local item, reason, detail = event_of(entry, limit, valid)
-      if not item then
-        letter(entry, reason, detail)
+      local name, kind, data, ends, key = event_of(entry, limit, valid)
+      if not name then
+        letter(entry, kind, data)
       else
-        local number = names[item.topic]
-        local idem_key = item.key and number and idempotency[number .. ' ' .. item.key] or nil
-        if not number or (item.key and not idem_key) then
+        local number = names[name]
+        local idem_key = key and number and idempotency[number .. ' ' .. key] or nil
+        if not number or (key and not idem_key) then
           stopped = entry[1]
           return
         end
         local topic, err = topics[number], nil
         if not topic then
-          topic, err = topic_of(state, item.topic, keys[4 + 2 * number], keys[5 + 2 * number])
+          topic, err = topic_of(state, name, keys[4 + 2 * number], keys[5 + 2 * number])
           topics[number] = topic
         end
         local id, duplicate
-        if topic then id, duplicate, err = append(state, topic, item.event, item.data, item.ending or false, idem_key) end
+        if topic then id, duplicate, err = append(state, topic, kind, data, ends, idem_key) end
         if err then
           local code, text = string.match(err.err, '^(%S+) (.*)$')
           letter(entry, REASONS[code] or 'failed', text or err.err)
