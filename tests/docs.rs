@@ -80,6 +80,7 @@ fn every_metric_is_explained() {
     let everything = Snapshot {
         holds: Some([0; 4]),
         redis: Some([0; 4]),
+        ingest: Some([0; 7]),
         ..Snapshot::default()
     };
     let text = metrics.encode(&everything).unwrap();

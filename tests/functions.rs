@@ -4,6 +4,7 @@
 
 mod foreign;
 mod gateway;
+mod ingest;
 mod kept;
 mod valid;
 

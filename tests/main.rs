@@ -32,6 +32,7 @@ mod finished;
 mod functions;
 mod gap;
 mod health;
+mod ingest;
 mod interop;
 mod keepalive;
 mod limits;

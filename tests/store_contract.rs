@@ -101,6 +101,7 @@ async fn connect(server: &RedisServer, config: MemoryConfig) -> Arc<dyn Store> {
         retention: config.retention,
         event_bytes: 65_536,
         idempotency_window: config.idempotency_window,
+        ingest: false,
     });
     let store = store.unwrap();
     while store.away() || store.position(&[]).await.is_err() {

@@ -64,6 +64,7 @@ pub struct Config {
     pub store: StoreKind,
     pub redis: RedisSettings,
     pub feed: FeedSettings,
+    pub ingest: IngestSettings,
     pub auth: Auth,
     pub cors: Cors,
     pub console: Console,
@@ -242,6 +243,13 @@ pub enum StoreKind {
 #[expect(missing_docs, reason = "as above")]
 pub struct FeedSettings {
     pub backlog: Size,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "as above")]
+pub struct IngestSettings {
+    pub enabled: bool,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -491,6 +499,7 @@ impl Config {
                 retention: self.retention_rules(),
                 event_bytes: self.limits.event_bytes.bytes(),
                 idempotency_window: self.publish.idempotency_window,
+                ingest: self.ingest.enabled,
             }),
         }
     }

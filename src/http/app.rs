@@ -347,6 +347,17 @@ impl App {
                     redis.master_changes,
                 ]
             }),
+            ingest: store.ingest.map(|ingest| {
+                [
+                    ingest.moved,
+                    ingest.duplicates,
+                    ingest.dead,
+                    ingest.pending,
+                    ingest.dead_letters,
+                    ingest.lag_ms,
+                    u64::from(ingest.moves),
+                ]
+            }),
         }
     }
 }

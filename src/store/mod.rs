@@ -357,6 +357,28 @@ pub struct StoreStats {
     /// What only a Redis store has.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub redis: Option<RedisStats>,
+    /// What producers put into Redis themselves; where this replica has a part in it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ingest: Option<IngestStats>,
+}
+
+/// How events of producers fare that can only `XADD`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct IngestStats {
+    /// Whether it is this replica that moves them.
+    pub moves: bool,
+    /// Entries that this replica has made events of.
+    pub moved: u64,
+    /// Entries whose idempotency key had stored their event before.
+    pub duplicates: u64,
+    /// Entries that became dead letters.
+    pub dead: u64,
+    /// Entries that wait.
+    pub pending: u64,
+    /// Milliseconds that the oldest of these has waited.
+    pub lag_ms: u64,
+    /// Dead letters that are kept.
+    pub dead_letters: u64,
 }
 
 /// How the Redis store fares.

@@ -1,6 +1,6 @@
 //! Every metric family. Label values come from closed lists, never from what a client sends.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -146,6 +146,9 @@ pub struct Snapshot {
     pub places: [usize; 4],
     /// Whether it can be reached, connections opened, commands answered; where the store is Redis.
     pub redis: Option<[u64; 4]>,
+    /// Entries moved, duplicates, dead; entries that wait, dead letters, milliseconds of lag, whether this replica moves; of a
+    /// store that has an ingest.
+    pub ingest: Option<[u64; 7]>,
 }
 
 impl Metrics {
@@ -478,7 +481,49 @@ impl Snapshot {
                 ConstCounter::new(master_changes),
             );
         }
+        if let Some(ingest) = self.ingest {
+            register_ingest(ingest, r);
+        }
     }
+}
+
+fn register_ingest(figures: [u64; 7], r: &mut Registry) {
+    let [moved, duplicates, dead, gauges @ .., lag_ms, moves] = figures;
+    let names = [
+        (
+            "ingest_moved",
+            "Entries of ingest that this replica made events of",
+        ),
+        (
+            "ingest_duplicates",
+            "Entries of ingest whose idempotency key had stored their event before",
+        ),
+        ("ingest_dead", "Entries of ingest that became dead letters"),
+    ];
+    for ((name, help), value) in names.into_iter().zip([moved, duplicates, dead]) {
+        r.register(name, help, ConstCounter::new(value));
+    }
+    let names = [
+        ("ingest_pending", "Entries that wait in ingest"),
+        (
+            "ingest_dead_letters",
+            "Dead letters of ingest that are kept",
+        ),
+    ];
+    for ((name, help), value) in names.into_iter().zip(gauges) {
+        let value = i64::try_from(value).unwrap_or(i64::MAX);
+        r.register(name, help, ConstGauge::new(value));
+    }
+    r.register(
+        "ingest_lag_seconds",
+        "How long the oldest entry of ingest has waited",
+        ConstGauge::new(Duration::from_millis(lag_ms).as_secs_f64()),
+    );
+    r.register(
+        "ingest_moving",
+        "Whether it is this replica that moves the entries of ingest",
+        ConstGauge::new(i64::from(moves > 0)),
+    );
 }
 
 fn gauge(registry: &mut Registry, name: &str, help: &str) -> Gauge {

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::task::spawn_blocking;
+use tokio::{sync::OnceCell, task::spawn_blocking};
 
 use crate::support::within_time;
 
@@ -55,6 +55,19 @@ pub(crate) fn command(program: impl AsRef<Path>, arguments: &[&str]) -> Command 
     let mut command = Command::new(program.as_ref());
     command.args(arguments);
     command
+}
+
+/// A Python with the packages of the examples of ingest, made once for all tests.
+pub(crate) async fn python_of_ingest() -> &'static Path {
+    static PYTHON: OnceCell<PathBuf> = OnceCell::const_new();
+    let make = async || {
+        // Kept beside what cargo builds: a static is never dropped, and would leave its folder behind.
+        let home = Path::new(env!("CARGO_TARGET_TMPDIR")).join("python-of-ingest");
+        let requirements =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/ingest/requirements.txt");
+        python(&home, &requirements).await
+    };
+    PYTHON.get_or_init(make).await
 }
 
 /// Runs a program to its end.

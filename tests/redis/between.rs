@@ -46,6 +46,7 @@ fn config(url: &str) -> RedisConfig {
         retention: keep(10_000).retention,
         event_bytes: 65_536,
         idempotency_window: MINUTE,
+        ingest: false,
     }
 }
 

@@ -5,6 +5,7 @@ mod churn;
 mod connects;
 mod fanout;
 mod idle;
+mod ingest;
 mod latency;
 mod poll;
 mod redis_fanout;
@@ -70,6 +71,8 @@ pub(crate) enum Scenario {
     RedisFanout,
     /// What topics, events and keys take of the memory of Redis.
     RedisMemory,
+    /// What is put into the ingest stream, beside what the function publishes.
+    Ingest,
 }
 
 /// What all scenarios share.
@@ -108,6 +111,7 @@ impl Scenario {
             Self::RedisStorm => redis_storm::run(context, report),
             Self::RedisFanout => redis_fanout::run(context, report),
             Self::RedisMemory => redis_memory::run(context, report),
+            Self::Ingest => ingest::run(context, report),
         }
     }
 
@@ -115,7 +119,11 @@ impl Scenario {
     pub(crate) fn needs_redis(self) -> bool {
         matches!(
             self,
-            Self::RedisPublish | Self::RedisStorm | Self::RedisFanout | Self::RedisMemory
+            Self::RedisPublish
+                | Self::RedisStorm
+                | Self::RedisFanout
+                | Self::RedisMemory
+                | Self::Ingest
         )
     }
 }

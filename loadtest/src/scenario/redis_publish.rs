@@ -301,7 +301,7 @@ fn lines(context: &Context, redis: &RedisServer, gateway: &Server) -> Result<Mea
 }
 
 /// How many entries the streams of these topics were ever given.
-fn added(redis: &RedisServer, topics: &[String]) -> Result<u64> {
+pub(super) fn added(redis: &RedisServer, topics: &[String]) -> Result<u64> {
     let mut connection = redis.connect()?;
     let mut sum = 0;
     for topic in topics {

@@ -45,6 +45,8 @@ impl Function {
     pub(super) const REPLICA: Self = Self::small("tidegate_replica");
     pub(super) const REPLICAS: Self = Self::reads("tidegate_replicas");
     pub(super) const NEWEST: Self = Self::reads("tidegate_newest");
+    pub(super) const INGEST: Self = Self::writes("tidegate_ingest");
+    pub(super) const INGEST_LEASE: Self = Self::small("tidegate_ingest_lease");
 
     const fn writes(name: &'static str) -> Self {
         let effect = Effect::Writes;
@@ -170,6 +172,8 @@ mod tests {
             Function::REPLICA,
             Function::REPLICAS,
             Function::NEWEST,
+            Function::INGEST,
+            Function::INGEST_LEASE,
         ];
         for function in functions {
             assert!(registered(function), "{function:?}");

@@ -19,6 +19,10 @@ Any program may call `tidegate_publish`; the others are the gateway's own. With 
                               between was lost
   T:{0}:idem:<hash>   string  "<id> <hash of the payload>"
   T:{0}:replicas      hash    replica -> "<milliseconds at which its lease ends> <JSON>"
+  T:{0}:ingest        stream  events of producers that can only XADD: topic, event, data, end, key; waiting to be moved
+  T:{0}:ingest:dead   stream  what could not be moved: reason, detail, id (of its entry), at (milliseconds), the fields of
+                              the entry as f:<name>, and b, a running total of bytes; cut, where bytes had to be left out
+  T:{0}:ingest:lease  string  the replica that moves them
 
 An id is "<milliseconds>-<sequence>". Errors are "<CODE> <what was wrong>"; unless it says otherwise, nothing was written.
 All checks of an event come before its first write. ]]
@@ -34,6 +38,8 @@ local SWEEP = 4
 local FOREIGN = 128
 -- Running totals of bytes are looked at when one passes a multiple of this: about once for each node of a stream.
 local BYTES_STEP = 4096
+-- Dead letters that are kept: entries, bytes of all, and of one: its bytes, its fields, the name of a field.
+local DEAD = { entries = '10000', bytes = 67108864, letter = 262144, fields = 64, name = 255 }
 
 local DEFAULT_RETENTION = { events = 10000, bytes = 67108864, age = 86400000, rules = {} }
 local DEFAULT_LIMITS = { event_bytes = 65536, idempotency_window = 300000 }
@@ -514,6 +520,101 @@ local function settle(state, heads_key, topics)
   sweep(state, heads_key, count)
 end
 
+-------------------------------------------------------------------------------------------------------------------- ingest
+
+local ENDS = { ['1'] = true, ['true'] = true, ['0'] = false, ['false'] = false }
+-- What a dead letter says in place of the code that a producer would be answered with.
+local REASONS = {
+  TOPIC_FINISHED = 'topic_finished', IDEMPOTENCY_MISMATCH = 'idempotency_mismatch', TOPIC_BROKEN = 'topic_broken',
+}
+
+-- A piece of foreign bytes that can be shown.
+local function shown(text)
+  return (string.gsub(string.sub(text, 1, 64), '[^\32-\126]', '?'))
+end
+
+-- What an entry asks for: topic, type, data, whether the topic ends, key; else nil, a reason and a detail. The same is refused as
+-- by POST /publish. `valid`: topics and types that were looked at before.
+local function event_of(entry, limit, valid)
+  local fields, topic, kind, data, ending, key = entry[2], nil, nil, nil, nil, nil
+  for at = 1, #fields, 2 do
+    -- A chain of comparisons: a table of what was found would be made for each entry.
+    local name, value, before = fields[at], fields[at + 1], nil
+    if name == 'topic' then
+      before, topic = topic, value
+    elseif name == 'data' then
+      before, data = data, value
+    elseif name == 'event' then
+      before, kind = kind, value
+    elseif name == 'key' then
+      before, key = key, value
+    elseif name == 'end' then
+      before, ending = ending, value
+    else
+      return nil, 'field_unknown', 'there is no field ' .. shown(name) .. ': topic, event, data, end, key'
+    end
+    if before then return nil, 'field_repeated', 'the field ' .. name .. ' stands there twice' end
+  end
+  if not topic then return nil, 'topic_missing', 'there is no field topic' end
+  if not valid.topics[topic] then
+    local wrong = wrong_topic(topic)
+    if wrong then return nil, 'topic_invalid', wrong end
+    valid.topics[topic] = true
+  end
+  kind = kind or 'message'
+  if not valid.types[kind] then
+    local wrong = wrong_type(kind)
+    if wrong then return nil, 'type_invalid', wrong end
+    valid.types[kind] = true
+  end
+  local ends = false
+  if ending then
+    ends = ENDS[ending]
+    if ends == nil then return nil, 'end_invalid', 'end is 1, true, 0 or false' end
+  end
+  -- Without data, an end is all that there is to store.
+  if not data and not ends then data = '' end
+  if data then
+    if #data > limit then
+      return nil, 'event_too_large', string.format('data has %d bytes, the limit is %.0f', #data, limit)
+    end
+    if not is_utf8(data) then return nil, 'utf8_invalid', 'data is UTF-8' end
+  end
+  if key and (#key < 1 or #key > 255 or string.find(key, '[^\32-\126]')) then
+    return nil, 'idempotency_invalid', 'a key has 1 to 255 printable ASCII characters'
+  end
+  return topic, kind, data, ends, key
+end
+
+-- Keeps an entry that cannot be moved. What is very large is cut, so that no producer fills the memory with it. `total` is the
+-- running total of bytes; the new one is returned.
+local function bury(state, dead_key, total, entry, reason, detail)
+  local words = { 'reason', reason, 'detail', detail, 'id', entry[1], 'at', string.format('%.0f', state.now) }
+  local fields, room, cut, kept = entry[2], DEAD.letter, 0, {}
+  for at = 1, #fields, 2 do
+    local name, value = fields[at], fields[at + 1]
+    if at < 2 * DEAD.fields and #name <= DEAD.name then
+      local piece = string.sub(value, 1, math.max(0, room))
+      room, cut = room - #name - #piece, cut + #value - #piece
+      kept[#kept + 1], kept[#kept + 2] = 'f:' .. name, piece
+    else
+      cut = cut + #name + #value
+    end
+  end
+  total = total + DEAD.letter - room + 64
+  words[#words + 1], words[#words + 2] = 'b', string.format('%.0f', total)
+  if cut > 0 then words[#words + 1], words[#words + 2] = 'cut', string.format('%.0f', cut) end
+  for at = 1, #kept do words[#words + 1] = kept[at] end
+  redis.call('XADD', dead_key, 'MAXLEN', '~', DEAD.entries, '*', unpack(words))
+  -- The oldest go until the rest fits. Each came with a total, too, so that seldom more than one has to go.
+  for _ = 1, 16 do
+    local oldest = redis.call('XRANGE', dead_key, '-', '+', 'COUNT', 1)[1]
+    if not oldest or total - (total_of(oldest) or 0) <= DEAD.bytes then break end
+    redis.call('XDEL', dead_key, oldest[1])
+  end
+  return total
+end
+
 ------------------------------------------------------------------------------------------------------------ the functions
 
 -- What takes hardly any memory, or gives some back, is done when the memory is full, too: readers go on then.
@@ -620,6 +721,137 @@ redis.register_function('tidegate_publish_batch', function(keys, args)
   settle(state, keys[3], topics)
   if not ok then error(problem) end
   return replies
+end)
+
+--[[ tidegate_ingest: moves the oldest entries of T:{0}:ingest into the logs of their topics, in their order. Any number of
+replicas may call it at once: an entry is moved, or becomes a dead letter, by the same step that deletes it.
+KEYS  1 meta  2 last  3 heads  4 ingest  5 ingest:dead, then for each topic: its stream, its channel; then idempotency keys
+ARGV  1 id of the last entry to move  2 how many, at most: 1 to 1000  3 number of topics, then for each its name; then for
+      each idempotency key: number of its topic (from 1), the key as the entry has it
+      It begins with the first entry that is there, whatever the caller has seen, and stops before one whose topic or key is
+      not among the keys, for somebody has changed the stream.
+Reply [moved, duplicates, dead letters, id of the entry before which it stopped, or ""]
+Errors KEYS_INVALID, INGEST_BROKEN: ingest, or ingest:dead, takes no entries; OOM, mostly from Redis itself.
+Why atomic: an entry that was appended and not deleted would be appended again. ]]
+redis.register_function('tidegate_ingest', function(keys, args)
+  local wrong = misplaced(keys, { 'last', 'heads', 'ingest', 'ingest:dead' })
+  if wrong then return fail('KEYS_INVALID', wrong) end
+  local ingest, dead_key = keys[4], keys[5]
+  local count = tonumber(args[3])
+  local names, idempotency = {}, {}
+  for number = 1, count do names[args[3 + number]] = number end
+  local first = 5 + 2 * count
+  for at = 4 + count, #args, 2 do
+    first = first + 1
+    idempotency[args[at] .. ' ' .. args[at + 1]] = keys[first]
+  end
+  local entries = redis.pcall('XRANGE', ingest, '-', args[1], 'COUNT', args[2])
+  if entries.err then return fail('INGEST_BROKEN', 'the key ' .. ingest .. ' is no stream: ' .. entries.err) end
+  local letters = redis.pcall('XLEN', dead_key)
+  if type(letters) == 'table' then
+    return fail('INGEST_BROKEN', 'the key ' .. dead_key .. ' is no stream: ' .. letters.err)
+  end
+  if #entries == 0 then return { 0, 0, 0, '' } end
+  local state = state_of(keys[1], keys[2])
+  bear(state, keys[3])
+  local limit = state.limits.event_bytes or DEFAULT_LIMITS.event_bytes
+  local topics, moved, duplicates, dead, total, done, stopped = {}, 0, 0, 0, nil, 0, ''
+  local valid = { topics = {}, types = {} }
+  local function letter(entry, reason, detail)
+    if not total then
+      local newest_letter = redis.call('XREVRANGE', dead_key, '+', '-', 'COUNT', 1)[1]
+      total = newest_letter and total_of(newest_letter) or 0
+    end
+    total = bury(state, dead_key, total, entry, reason, detail)
+    dead, done = dead + 1, done + 1
+  end
+  local function run()
+    while done < #entries do
+      local entry = entries[done + 1]
+      local name, kind, data, ends, key = event_of(entry, limit, valid)
+      if not name then
+        letter(entry, kind, data)
+      else
+        local number = names[name]
+        local idem_key = key and number and idempotency[number .. ' ' .. key] or nil
+        if not number or (key and not idem_key) then
+          stopped = entry[1]
+          return
+        end
+        local topic, err = topics[number], nil
+        if not topic then
+          topic, err = topic_of(state, name, keys[4 + 2 * number], keys[5 + 2 * number])
+          topics[number] = topic
+        end
+        local id, duplicate
+        if topic then id, duplicate, err = append(state, topic, kind, data, ends, idem_key) end
+        if err then
+          local code, text = string.match(err.err, '^(%S+) (.*)$')
+          letter(entry, REASONS[code] or 'failed', text or err.err)
+        else
+          if duplicate then duplicates = duplicates + 1 else moved = moved + 1 end
+          done = done + 1
+        end
+      end
+    end
+  end
+  local failure
+  local function guarded()
+    while true do
+      local ok, problem = pcall(run)
+      if ok then return end
+      failure = type(problem) == 'table' and problem.err or tostring(problem)
+      -- That there is no memory is no fault of the entry: it waits. Whatever else fails would do so for ever.
+      if string.find(failure, 'OOM', 1, true) then return end
+      letter(entries[done + 1], 'failed', failure)
+    end
+  end
+  -- Whatever happens: what was stored is written down, and is not there to be moved again.
+  local ok, problem = pcall(guarded)
+  settle(state, keys[3], topics)
+  if done > 0 then
+    local through = parse(entries[done][1])
+    if through then
+      redis.call('XTRIM', ingest, 'MINID', '=', format(after(through)))
+    else
+      for at = 1, done do redis.call('XDEL', ingest, entries[at][1]) end
+    end
+  end
+  if done == 0 and stopped == '' then
+    if ok then return fail('OOM', failure) end
+    return fail('INGEST_BROKEN', type(problem) == 'table' and problem.err or tostring(problem))
+  end
+  return { moved, duplicates, dead, stopped }
+end)
+
+--[[ tidegate_ingest_lease: says who moves the entries of ingest, for a while, and what waits there. The lease spares work, and
+nothing depends on it.
+KEYS  1 meta  2 ingest  3 ingest:dead  4 ingest:lease
+ARGV  1 id of the replica  2 milliseconds of the lease; 0 to give it back, "" only to ask
+Reply [1 if this replica has the lease now, else 0; entries that wait; id of the oldest or ""; dead letters; milliseconds of
+      the clock]
+Errors KEYS_INVALID, INGEST_BROKEN.
+Why atomic: a lease that has ended meanwhile may be somebody else's. ]]
+register_small('tidegate_ingest_lease', function(keys, args)
+  local wrong = misplaced(keys, { 'ingest', 'ingest:dead', 'ingest:lease' })
+  if wrong then return fail('KEYS_INVALID', wrong) end
+  local waiting, dead = redis.pcall('XLEN', keys[2]), redis.pcall('XLEN', keys[3])
+  local oldest = redis.pcall('XRANGE', keys[2], '-', '+', 'COUNT', 1)
+  for at, reply in ipairs({ waiting, dead }) do
+    if type(reply) == 'table' then
+      return fail('INGEST_BROKEN', 'the key ' .. keys[1 + at] .. ' is no stream: ' .. reply.err)
+    end
+  end
+  local holder = redis.call('GET', keys[4])
+  local held = holder == args[1]
+  if args[2] == '0' then
+    if held then redis.call('DEL', keys[4]) end
+    held = false
+  elseif args[2] ~= '' and (held or not holder) then
+    redis.call('SET', keys[4], args[1], 'PX', args[2])
+    held = true
+  end
+  return { held and 1 or 0, waiting, oldest[1] and oldest[1][1] or '', dead, string.format('%.0f', now_ms()) }
 end)
 
 --[[ tidegate_init: makes the log where there is none, and writes the settings of the deployment.

@@ -16,6 +16,9 @@ pub(super) struct Keys {
     pub(super) lost: String,
     pub(super) replicas: String,
     pub(super) secret: String,
+    pub(super) ingest: String,
+    pub(super) ingest_dead: String,
+    pub(super) ingest_lease: String,
 }
 
 impl Keys {
@@ -29,6 +32,9 @@ impl Keys {
             lost: key("lost"),
             replicas: key("replicas"),
             secret: key("secret"),
+            ingest: key("ingest"),
+            ingest_dead: key("ingest:dead"),
+            ingest_lease: key("ingest:lease"),
             base,
         }
     }
@@ -36,6 +42,11 @@ impl Keys {
     /// The stream of a topic.
     pub(super) fn topic(&self, topic: &Topic) -> String {
         format!("{}topic:{topic}", self.base)
+    }
+
+    /// Stream and channel of a topic that nobody has looked at.
+    pub(super) fn unchecked(&self, topic: &[u8]) -> [Vec<u8>; 2] {
+        ["topic:", "ch:"].map(|what| [self.base.as_bytes(), what.as_bytes(), topic].concat())
     }
 
     /// The channel of a topic.
@@ -63,10 +74,15 @@ impl Keys {
 
     /// Where it is remembered that a key was used: a hash, so that no caller's key can name another's.
     pub(super) fn idempotency(&self, topic: &Topic, key: &IdempotencyKey) -> String {
+        self.remembered(&key.caller, topic.as_str().as_bytes(), key.key.as_bytes())
+    }
+
+    /// The same of topic and key that nobody has looked at.
+    pub(super) fn remembered(&self, caller: &str, topic: &[u8], key: &[u8]) -> String {
         let mut hash = digest::Context::new(&digest::SHA256);
-        for part in [&*key.caller, topic.as_str(), &*key.key] {
+        for part in [caller.as_bytes(), topic, key] {
             hash.update(&(part.len() as u64).to_be_bytes());
-            hash.update(part.as_bytes());
+            hash.update(part);
         }
         let mut name = format!("{}idem:", self.base);
         for byte in &hash.finish().as_ref()[..16] {

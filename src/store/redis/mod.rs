@@ -8,7 +8,8 @@
 //! ```
 //!
 //! What is atomic is a function (`functions.lua`); what is durable is a key (`keys.rs`); where the log stands is said on the
-//! feed (`feed.rs`). Three connections: publishes, reads, the feed; none waits for another.
+//! feed (`feed.rs`). Four connections: publishes, reads, the feed, and ingest (`ingest.rs`), which waits for entries; none waits
+//! for another.
 //!
 //! # Promises
 //! 1. Those of [`crate::store`].
@@ -26,6 +27,8 @@ pub mod entry;
 mod exchange;
 mod feed;
 mod guide;
+#[doc(hidden)]
+pub mod ingest;
 mod keys;
 mod letters;
 mod library;
@@ -67,6 +70,7 @@ pub use url::{Address, Credentials, RedisUrl, RedisUrlError};
 use self::{
     calls::{Calls, Function, is_missing},
     exchange::{Exchange, RedisFeed},
+    ingest::Ingest,
     keys::Keys,
     letters::Addressee,
     link::{Endpoint, LinkError},
@@ -115,6 +119,8 @@ pub struct RedisConfig {
     pub event_bytes: usize,
     /// How long an idempotency key is remembered.
     pub idempotency_window: Duration,
+    /// Whether this replica moves what others put into the ingest stream.
+    pub ingest: bool,
 }
 
 /// Certificates for `rediss://`, in PEM files.
@@ -152,6 +158,8 @@ struct Shared {
     letters: OnceLock<Addressee>,
     health: Arc<Health>,
     counters: Arc<Counters>,
+    /// None: this replica has no part in it.
+    ingest: Option<Arc<Ingest>>,
     stop: CancellationToken,
 }
 
@@ -206,6 +214,7 @@ impl RedisStore {
             letters: OnceLock::new(),
             health: Arc::default(),
             counters: Arc::default(),
+            ingest: config.ingest.then(|| Arc::new(Ingest::new())),
             stop: stop.clone(),
         });
         shared.health.away("it was not reached yet");
@@ -246,6 +255,9 @@ impl RedisStore {
         tokio::spawn(feed::run(shared.clone()));
         if let Via::Cluster(_) = shared.endpoint.place.via() {
             tokio::spawn(cluster::teach(shared.clone()));
+        }
+        if let Some(ingest) = &shared.ingest {
+            tokio::spawn(ingest::run(shared.clone(), ingest.clone()));
         }
         Ok(Self {
             shared,
@@ -447,6 +459,8 @@ impl Store for RedisStore {
     fn warnings(&self) -> Vec<String> {
         let mut warnings = self.shared.health.warnings();
         warnings.extend(self.shared.endpoint.place.warnings());
+        let ingest = self.shared.ingest.as_deref();
+        warnings.extend(ingest.map_or_else(Vec::new, Ingest::warnings));
         warnings
     }
 
@@ -459,7 +473,16 @@ impl Store for RedisStore {
     }
 
     fn retire<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.lease(id, Duration::ZERO, "").boxed()
+        async move {
+            if let Some(ingest) = &self.shared.ingest
+                && let Some(request) = ingest::retire(&self.shared, ingest)
+            {
+                // Others take over as soon as it has ended; this only spares them the wait.
+                let _ = self.ask(request).await;
+            }
+            self.lease(id, Duration::ZERO, "").await
+        }
+        .boxed()
     }
 
     fn replicas(&self) -> BoxFuture<'_, Result<Vec<ReplicaReport>, StoreError>> {
@@ -555,6 +578,7 @@ impl Store for RedisStore {
                 connects: counters.connects.load(Ordering::Relaxed),
                 commands: counters.commands.load(Ordering::Relaxed),
             }),
+            ingest: self.shared.ingest.as_deref().map(Ingest::stats),
             ..StoreStats::default()
         }
     }

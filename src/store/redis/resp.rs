@@ -25,6 +25,8 @@ pub enum Value {
     Number(i64),
     /// A text, in any of the forms that RESP3 has for one, or a number that is not whole.
     Text(Bytes),
+    /// A text that was passed over, see [`Decoder::keeping`]: only its length is known.
+    Long(usize),
     /// An error: its code is the first word.
     Error(Box<str>),
     /// Values in order; of a map, its keys and values in turn.
@@ -101,9 +103,21 @@ enum Kind {
 #[derive(Debug, Default)]
 pub struct Decoder {
     open: Vec<Open>,
+    /// Texts that are longer are not kept. None: all are.
+    longest: Option<usize>,
+    /// The text that is being passed over: its length, and bytes of it that have not come.
+    passing: Option<(usize, usize)>,
 }
 
 impl Decoder {
+    /// One that passes over texts of more than so many bytes while they come, however long they are: [`Value::Long`].
+    pub fn keeping(longest: usize) -> Self {
+        Self {
+            longest: Some(longest),
+            ..Self::default()
+        }
+    }
+
     /// The next value, if all of it has come.
     ///
     /// # Errors
@@ -121,6 +135,9 @@ impl Decoder {
 
     /// Reads one line, and the text after it. None: more bytes are needed.
     fn step(&mut self, input: &mut BytesMut) -> Result<Option<Step>, RespError> {
+        if let Some((len, left)) = self.passing {
+            return self.pass(len, left, input);
+        }
         let Some(end) = memchr::memchr(b'\n', input) else {
             return if input.len() > LINE_MAX {
                 Err(RespError::TooLarge)
@@ -139,6 +156,10 @@ impl Decoder {
                     return Ok(Some(Step::Value(Value::Null)));
                 }
                 let len = length(rest, TEXT_MAX)?;
+                if kind != b'!' && self.longest.is_some_and(|longest| len > longest) {
+                    input.advance(end + 1);
+                    return self.pass(len, len, input);
+                }
                 if input.len() < end + 1 + len + 2 {
                     // Once for the whole text, not in steps.
                     input.reserve((end + 1 + len + 2).saturating_sub(input.len()).min(1 << 20));
@@ -179,6 +200,28 @@ impl Decoder {
         }
         input.advance(end + 1);
         Ok(Some(step))
+    }
+
+    /// Drops what has come of a text.
+    fn pass(
+        &mut self,
+        len: usize,
+        left: usize,
+        input: &mut BytesMut,
+    ) -> Result<Option<Step>, RespError> {
+        let here = left.min(input.len());
+        input.advance(here);
+        let left = left - here;
+        if left > 0 || input.len() < 2 {
+            self.passing = Some((len, left));
+            return Ok(None);
+        }
+        if &input[..2] != b"\r\n" {
+            return Err(RespError::Unterminated);
+        }
+        input.advance(2);
+        self.passing = None;
+        Ok(Some(Step::Value(Value::Long(len))))
     }
 
     /// Puts a part where it belongs. Returns the value that it completes.
@@ -466,6 +509,34 @@ pub(super) mod tests {
         );
     }
 
+    #[test]
+    fn a_long_text_is_passed_over_as_it_comes() {
+        let mut bytes = b"*3\r\n$4\r\nabcd\r\n$5\r\nab\r\nc\r\n".to_vec();
+        bytes.extend_from_slice(format!("${}\r\n", 1_000_000).as_bytes());
+        bytes.resize(bytes.len() + 1_000_000, b'\n');
+        bytes.extend_from_slice(b"\r\n:1\r\n");
+        let long = Value::Array(vec![text("abcd"), Value::Long(5), Value::Long(1_000_000)]);
+        for step in [1, 7, 60_000, 2_000_000] {
+            let (mut decoder, mut input, mut values) =
+                (Decoder::keeping(4), BytesMut::new(), Vec::new());
+            for piece in bytes.chunks(step) {
+                input.extend_from_slice(piece);
+                while let Some(value) = decoder.decode(&mut input).expect("RESP") {
+                    values.push(value);
+                }
+                assert!(input.len() < 16, "nothing of it is held");
+            }
+            assert_eq!(
+                values,
+                [long.clone(), Value::Number(1)],
+                "in steps of {step}"
+            );
+        }
+        let mut input = BytesMut::from(&b"$5\r\nabcdefg"[..]);
+        let wrong = Decoder::keeping(4).decode(&mut input);
+        assert_eq!(wrong, Err(RespError::Unterminated));
+    }
+
     fn value() -> impl Strategy<Value = Value> {
         let leaf = prop_oneof![
             Just(Value::Null),
@@ -489,6 +560,7 @@ pub(super) mod tests {
                 output.extend_from_slice(b"\r\n");
             }
             Value::Error(text) => output.extend_from_slice(format!("-{text}\r\n").as_bytes()),
+            Value::Long(_) => unreachable!("only a reader passes over"),
             Value::Array(values) | Value::Push(values) => {
                 output.extend_from_slice(format!("*{}\r\n", values.len()).as_bytes());
                 for value in values {
