@@ -9,7 +9,7 @@ use super::{
 };
 
 /// What is read at the start only: a key, or all that it holds. Everything else takes effect at once.
-pub const NEEDS_RESTART: [&str; 12] = [
+pub const NEEDS_RESTART: [&str; 13] = [
     "server.listen",
     "server.tls",
     "admin.listen",
@@ -18,6 +18,7 @@ pub const NEEDS_RESTART: [&str; 12] = [
     "store",
     "redis",
     "feed",
+    "presence.enabled",
     "log.format",
     "log.file",
     "log.rotate",

@@ -27,6 +27,7 @@ mod ndjson;
 pub(crate) mod orders;
 mod patience;
 mod poll;
+mod presence;
 pub mod problem;
 mod publish;
 pub mod query;
