@@ -16,6 +16,8 @@ pub(super) struct Keys {
     pub(super) lost: String,
     pub(super) replicas: String,
     pub(super) secret: String,
+    pub(super) presences: String,
+    pub(super) users: String,
 }
 
 impl Keys {
@@ -29,6 +31,8 @@ impl Keys {
             lost: key("lost"),
             replicas: key("replicas"),
             secret: key("secret"),
+            presences: key("presences"),
+            users: key("users"),
             base,
         }
     }
@@ -54,6 +58,16 @@ impl Keys {
     /// Where it is remembered that something was claimed.
     pub(super) fn claim(&self, name: &str) -> String {
         format!("{}claim:{name}", self.base)
+    }
+
+    /// Who follows a topic.
+    pub(super) fn presence(&self, topic: &Topic) -> String {
+        format!("{}presence:{topic}", self.base)
+    }
+
+    /// What a replica has said of who follows what.
+    pub(super) fn presence_of(&self, replica: &str) -> String {
+        format!("{}presence-of:{replica}", self.base)
     }
 
     /// The channel of the letters to a replica.
