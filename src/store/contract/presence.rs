@@ -177,13 +177,7 @@ pub async fn whoever_is_silent_is_swept_and_nobody_else(home: &dyn Home) {
     a.say_for(AGE, users).await;
     assert!(b.say("+bob@x").await.over.is_empty());
     let name = a.name.clone();
-    let sweep = async || {
-        opened
-            .store
-            .sweep(&name)
-            .await
-            .expect("the store is well")
-    };
+    let sweep = async || opened.store.sweep(&name).await.expect("the store is well");
     assert_eq!(sweep().await, (false, [0, 0]), "it lives");
     opened.pass(LONG).await;
     // One is asked to: the first by name that lives.
@@ -291,7 +285,7 @@ pub async fn the_table_agrees_with_a_model(home: &dyn Home) {
                 model[which].clear();
             } else {
                 let mut changes = BTreeMap::new();
-                for _ in 0..1 + dice.below(6) {
+                for _ in 0..=dice.below(6) {
                     let user = dice.below(4);
                     let at = ["@x", "@y", ""][dice.below(3)];
                     let turn = if dice.once_in(2) {

@@ -19,11 +19,14 @@ use crate::{
     },
 };
 
+/// Users, and the replicas that have them.
+type Users = BTreeMap<Arc<str>, BTreeSet<Arc<str>>>;
+
 #[derive(Debug)]
 pub(super) struct Table {
     name: Arc<str>,
     /// Which users are at a topic, by which replicas.
-    places: HashMap<Option<Topic>, BTreeMap<Arc<str>, BTreeSet<Arc<str>>>>,
+    places: HashMap<Option<Topic>, Users>,
     said: BTreeMap<Arc<str>, BTreeSet<Whereabouts>>,
     /// When the word of a replica ends, and how many it has said.
     leases: BTreeMap<Arc<str>, (u64, u64)>,

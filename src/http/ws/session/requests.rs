@@ -86,9 +86,8 @@ impl<S> Session<S> {
 
     /// What others see of it.
     fn told(&self) {
-        self.stream
-            .handle()
-            .follow(self.topics().cloned().collect());
+        let topics = self.topics().cloned().collect();
+        self.app.streams.follow(self.stream.handle(), &topics);
     }
 
     fn subscribe(
