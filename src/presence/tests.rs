@@ -58,7 +58,8 @@ impl World {
 
     fn life(&mut self) -> Life {
         self.number += 1;
-        let name = format!("r{:03}", self.dice.below(900) + 100 * self.number);
+        // Of any order, and none twice.
+        let name = format!("{:02}-{}", self.dice.below(100), self.number);
         let seed = self.dice.roll();
         let store = FaultyStore::new(self.memory.clone(), Faults::default(), seed);
         let presence = Presence::new(Arc::new(store.clone()), &name, DEBOUNCE);
@@ -172,7 +173,7 @@ impl World {
 /// While nothing breaks, exactly those join and leave who were away for the debounce, wherever their streams are.
 #[tokio::test(start_paused = true)]
 async fn who_was_away_for_the_debounce_has_left_and_nobody_else() {
-    for seed in 0..20 {
+    for seed in 0..10 {
         let mut world = World::new(seed);
         let mut wanted: BTreeMap<(usize, usize), Vec<&str>> = BTreeMap::new();
         let mut away: BTreeMap<(usize, usize), u32> = BTreeMap::new();
@@ -240,7 +241,7 @@ async fn who_was_away_for_the_debounce_has_left_and_nobody_else() {
 /// Whatever breaks, in the end everybody knows who is there; and who came and went is told in turn, once.
 #[tokio::test(start_paused = true)]
 async fn after_any_storm_the_table_is_right_and_events_alternate() {
-    for seed in 0..40 {
+    for seed in 0..20 {
         let mut world = World::new(seed);
         let resets = seed % 4 == 3;
         for round in 0..120 {

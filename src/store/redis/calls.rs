@@ -45,6 +45,9 @@ impl Function {
     pub(super) const REPLICA: Self = Self::small("tidegate_replica");
     pub(super) const REPLICAS: Self = Self::reads("tidegate_replicas");
     pub(super) const NEWEST: Self = Self::reads("tidegate_newest");
+    pub(super) const PRESENCE: Self = Self::writes("tidegate_presence");
+    pub(super) const PRESENCE_SWEEP: Self = Self::writes("tidegate_presence_sweep");
+    pub(super) const PRESENT: Self = Self::reads("tidegate_present");
 
     const fn writes(name: &'static str) -> Self {
         let effect = Effect::Writes;
@@ -170,6 +173,9 @@ mod tests {
             Function::REPLICA,
             Function::REPLICAS,
             Function::NEWEST,
+            Function::PRESENCE,
+            Function::PRESENCE_SWEEP,
+            Function::PRESENT,
         ];
         for function in functions {
             assert!(registered(function), "{function:?}");

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{
     ask,
+    calls::Function,
     keys::Keys,
     pipe::Pipe,
     resp::{Request, Value},
@@ -48,7 +49,7 @@ impl<'a> Places<'a> {
     }
 
     /// A call with the keys of these places.
-    fn call(&self, function: &str, keys: &Keys, replica: &str) -> Request {
+    fn call(&self, function: Function, keys: &Keys, replica: &str) -> Request {
         let own = keys.presence_of(replica);
         let of_topics: Vec<String> = self
             .topics
@@ -71,7 +72,7 @@ impl<'a> Places<'a> {
             &own,
         ];
         names.extend(of_topics.iter().map(String::as_str));
-        Request::function(function, &names).arg(replica)
+        Request::call(function, &names).arg(replica)
     }
 
     fn name(&self, request: Request) -> Request {
@@ -88,7 +89,7 @@ pub(super) async fn hear(pipe: &Pipe, keys: &Keys, word: &Word) -> Result<Heard,
         None => ("", 0),
     };
     let request = places
-        .call("tidegate_presence", keys, &word.replica)
+        .call(Function::PRESENCE, keys, &word.replica)
         .arg(word.lease.as_millis().to_string())
         .arg(table)
         .arg(number.to_string())
@@ -147,7 +148,7 @@ pub(super) async fn sweep(
     let fields = some.array().ok_or_else(unexpected)?.iter();
     let some: Vec<Whereabouts> = fields.filter_map(whereabouts).collect();
     let places = Places::of(some.iter());
-    let mut request = places.name(places.call("tidegate_presence_sweep", keys, replica));
+    let mut request = places.name(places.call(Function::PRESENCE_SWEEP, keys, replica));
     for (one, number) in some.iter().zip(&places.numbers) {
         request.push(number.to_string());
         request.push(&*one.user);
@@ -214,7 +215,7 @@ pub(super) async fn present(
     let hashes: Vec<String> = places.iter().map(of).collect();
     let mut names = vec![&*keys.meta, &*keys.last];
     names.extend(hashes.iter().map(String::as_str));
-    let request = Request::read_function("tidegate_present", &names);
+    let request = Request::call(Function::PRESENT, &names);
     let reply = ask(pipe, request.arg(LISTED.to_string())).await?;
     presence(&reply, places.len()).ok_or_else(unexpected)
 }
