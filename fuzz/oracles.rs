@@ -121,7 +121,7 @@ pub(crate) fn topic(bytes: &[u8]) {
         }
     }
     // A name is judged before it is counted, so one too many of them is told as what it is.
-    let wrong = names.iter().take(limit + 1).find(|name| !is_topic(name));
+    let wrong = names.iter().take(limit + 1).find(|name| !is_followed(name));
     match TopicList::parse(values.iter().copied(), &default, limit) {
         Ok(list) => {
             assert!(wrong.is_none() && names.len() <= limit, "{values:?}");
@@ -152,6 +152,11 @@ pub(crate) fn topic(bytes: &[u8]) {
             );
         }
     }
+}
+
+/// What can be followed: a topic, or who is there of one.
+fn is_followed(name: &str) -> bool {
+    is_topic(name.strip_prefix("$presence/").unwrap_or(name))
 }
 
 fn is_topic(name: &str) -> bool {
@@ -408,7 +413,7 @@ impl Members {
                 names.push(name);
             }
         }
-        let fine = (1..=most).contains(&names.len()) && names.iter().all(|name| is_topic(name));
+        let fine = (1..=most).contains(&names.len()) && names.iter().all(|name| is_followed(name));
         fine.then_some(names)
     }
 

@@ -4,6 +4,7 @@
 //!
 //! - [`cli`]: the commands of the binary
 //! - [`http`], with its `layers` and `admin` routes, and [`auth`]: the only place that knows HTTP
+//! - [`presence`]: who they are
 //! - [`hub`]: topics in memory and who follows them
 //! - [`store`]: the whole log, as far as retention keeps it
 //! - [`log`], [`event`]: the rules and the formats, pure
@@ -18,5 +19,6 @@ pub mod http;
 pub mod hub;
 mod layers;
 pub mod log;
+pub mod presence;
 pub mod store;
 pub mod telemetry;

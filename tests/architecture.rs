@@ -11,7 +11,7 @@ const ORDER: [&[&str]; 6] = [
     &["event"],
     &["log"],
     &["store"],
-    &["hub"],
+    &["hub", "presence"],
     // The edge: one room in several folders.
     &["http", "layers", "admin", "auth"],
     &["cli"],

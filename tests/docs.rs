@@ -79,6 +79,7 @@ fn every_metric_is_explained() {
     // What only one kind of store has, all at once.
     let everything = Snapshot {
         holds: Some([0; 4]),
+        presence: Some([0; 4]),
         redis: Some([0; 4]),
         ingest: Some([0; 7]),
         ..Snapshot::default()

@@ -41,6 +41,7 @@ mod metrics;
 mod order;
 mod origins;
 mod poll;
+mod presence;
 mod producers;
 mod rates;
 mod redis;

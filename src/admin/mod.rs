@@ -84,9 +84,7 @@ async fn patiently<T>(
 }
 
 fn topic(name: &str) -> Result<Topic, Problem> {
-    name.parse().map_err(|error: crate::event::TopicError| {
-        Problem::new(Code::TopicInvalid, error.to_string())
-    })
+    Topic::followed(name).map_err(|error| Problem::new(Code::TopicInvalid, error.to_string()))
 }
 
 /// Unix milliseconds as RFC 3339, if they are a moment that can be written so.

@@ -13,7 +13,7 @@ use crate::{
         problem::{Code, Problem},
         query::Query,
     },
-    store::ReplicaReport,
+    store::{ReplicaReport, presence::Present},
     telemetry::ProcessStats,
 };
 
@@ -36,7 +36,7 @@ pub(crate) async fn stats(app: &Arc<App>, query: Option<&str>) -> Result<Respons
 fn replica(app: &App) -> Value {
     let (hub, process, metrics) = (app.hub.stats(), ProcessStats::read(), &app.metrics);
     let store = app.hub.store().stats();
-    json!({
+    let mut stats = json!({
         "replica": app.replica(),
         "uptime": app.started.elapsed().as_secs_f64(),
         "connections": {
@@ -62,7 +62,12 @@ fn replica(app: &App) -> Value {
         "store": { "kind": app.hub.store().kind(), "holds": store },
         "memory": { "resident_bytes": process.resident_bytes, "tail_bytes": hub.tail_bytes },
         "process": process,
-    })
+    });
+    if let Some(presence) = &app.presence {
+        let (users, online) = presence.users();
+        stats["users"] = json!({ "online": online, "list": users });
+    }
+    stats
 }
 
 /// The sum over every live replica. The others say how they fare once a second, this one is as it is now.
@@ -72,8 +77,12 @@ async fn cluster(app: &App) -> Result<Value, Problem> {
     replicas.retain(|replica| replica.id != own.id);
     replicas.push(own);
     replicas.sort_by(|a, b| (&a.started, &a.id).cmp(&(&b.started, &b.id)));
+    let users = match &app.presence {
+        Some(_) => app.hub.store().present(&[None]).await?.places.pop(),
+        None => None,
+    };
     let sum = |field: fn(&ReplicaReport) -> u64| replicas.iter().map(field).sum::<u64>();
-    Ok(json!({
+    let mut stats = json!({
         "scope": "cluster",
         "connections": {
             "active_connections": sum(|replica| replica.connections),
@@ -98,5 +107,10 @@ async fn cluster(app: &App) -> Result<Value, Problem> {
             "tail_bytes": sum(|replica| replica.tail_bytes),
         },
         "replicas": replicas,
-    }))
+    });
+    if let Some(Present { users, total }) = users {
+        // Each once, however many streams on however many replicas it has.
+        stats["users"] = json!({ "online": total, "list": users });
+    }
+    Ok(stats)
 }

@@ -43,6 +43,7 @@ struct Claims<'a> {
 struct Rights {
     subscribe: Option<Value>,
     publish: Option<Value>,
+    presence: Option<Value>,
 }
 
 impl Rules {
@@ -70,7 +71,7 @@ impl Rules {
         }
         self.audience(claims.aud)?;
         let subject = name("sub", claims.sub)?;
-        let (subscribe, publish) = rights(claims.tidegate)?;
+        let [subscribe, publish, presence] = rights(claims.tidegate)?;
         let expires = self.times(claims.exp.as_ref(), claims.nbf.as_ref(), now)?;
         let issuer = issuer.unwrap_or_default();
         // The length keeps an issuer and a subject apart that both contain colons.
@@ -84,6 +85,7 @@ impl Rules {
             caller: caller.into(),
             subscribe,
             publish,
+            presence,
             admin: false,
             expires: Some(expires),
             source: source.clone(),
@@ -174,19 +176,20 @@ fn name(claim: &str, value: Option<Value>) -> Result<Option<String>, Denied> {
 type Patterns = Arc<[TopicPattern]>;
 
 /// The claim that is ours. Without it a token is good for nothing, but good.
-fn rights(claim: Option<&RawValue>) -> Result<(Patterns, Patterns), Denied> {
+fn rights(claim: Option<&RawValue>) -> Result<[Patterns; 3], Denied> {
     let Some(claim) = claim.filter(|claim| claim.get() != "null") else {
-        return Ok(([].into(), [].into()));
+        return Ok([[].into(), [].into(), [].into()]);
     };
     let rights: Rights = serde_json::from_str(claim.get()).map_err(|_| {
         Denied::invalid(
             "the claim tidegate is no object of the form {\"subscribe\": [\"orders/*\"], \"publish\": []}",
         )
     })?;
-    Ok((
+    Ok([
         patterns("subscribe", rights.subscribe)?,
         patterns("publish", rights.publish)?,
-    ))
+        patterns("presence", rights.presence)?,
+    ])
 }
 
 fn patterns(right: &str, value: Option<Value>) -> Result<Patterns, Denied> {

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::SystemTime};
 
-use crate::event::{Topic, TopicPattern};
+use crate::{config::Right, event::TopicPattern};
 
 /// The bytes of a key's or token's SHA-256 that tell it from others. They stay in this process: whoever had them could try
 /// guesses without asking.
@@ -35,6 +35,7 @@ pub struct Identity {
     pub(super) caller: Arc<str>,
     pub(super) subscribe: Arc<[TopicPattern]>,
     pub(super) publish: Arc<[TopicPattern]>,
+    pub(super) presence: Arc<[TopicPattern]>,
     pub(super) admin: bool,
     pub(super) expires: Option<SystemTime>,
     pub(super) source: Source,
@@ -50,6 +51,7 @@ impl Identity {
             caller: "".into(),
             subscribe: [].into(),
             publish: [].into(),
+            presence: [].into(),
             admin: false,
             expires: None,
             source: Source::Anonymous,
@@ -73,18 +75,14 @@ impl Identity {
         self.source != Source::Anonymous
     }
 
-    /// Whether its own rights are for following this topic.
-    pub fn may_subscribe(&self, topic: &Topic) -> bool {
-        self.subscribe
-            .iter()
-            .any(|pattern| pattern.matches(topic.as_str()))
-    }
-
-    /// Whether its own rights are for publishing to this topic.
-    pub fn may_publish(&self, topic: &Topic) -> bool {
-        self.publish
-            .iter()
-            .any(|pattern| pattern.matches(topic.as_str()))
+    /// Whether its own rights are for doing this with the topic of this name.
+    pub(super) fn may(&self, right: Right, topic: &str) -> bool {
+        let patterns = match right {
+            Right::Subscribe => &self.subscribe,
+            Right::Publish => &self.publish,
+            Right::Presence => &self.presence,
+        };
+        patterns.iter().any(|pattern| pattern.matches(topic))
     }
 
     /// Whether it may do what operators do.
@@ -141,8 +139,9 @@ mod tests {
     #[test]
     fn whoever_shows_nothing_has_no_right_of_its_own() {
         let nobody = Identity::anonymous();
-        let topic = "orders".parse().expect("a topic");
-        assert!(!nobody.may_subscribe(&topic) && !nobody.may_publish(&topic));
+        for right in [Right::Subscribe, Right::Publish, Right::Presence] {
+            assert!(!nobody.may(right, "orders"));
+        }
         assert!(!nobody.is_admin() && !nobody.is_known());
     }
 }

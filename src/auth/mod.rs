@@ -86,7 +86,8 @@ pub enum AuthError {
 /// All that credentials are judged by; a reload puts another one in its place.
 #[derive(Debug)]
 pub struct Auth {
-    anonymous: [bool; 2],
+    /// Of each [`Right`], whether anybody has it.
+    anonymous: [bool; Right::ALL.len()],
     tokens: StaticTokens,
     /// The keys of the settings.
     keys: Vec<Key>,
@@ -110,6 +111,15 @@ fn read(config: &Config) -> Result<(StaticTokens, Vec<Key>, Option<http::Uri>), 
     }
     let url = jwt.jwks_url.as_deref().map(fetch::url).transpose();
     Ok((tokens, keys, url.map_err(AuthError::Url)?))
+}
+
+/// Which right it takes, for the topic of which name. Whoever may follow a topic may not know who else does: that is a right
+/// of its own, which also following the presence of a topic takes.
+fn needed(right: Right, topic: &Topic) -> (Right, &str) {
+    match topic.presence_of() {
+        Some(of) if right == Right::Subscribe => (Right::Presence, of),
+        _ => (right, topic.as_str()),
+    }
 }
 
 fn public_key(path: &Path) -> Result<Key, AuthError> {
@@ -148,7 +158,7 @@ impl Auth {
         });
         let anybody = |right| config.development() || config.auth.anonymous.contains(&right);
         Ok(Self {
-            anonymous: [anybody(Right::Subscribe), anybody(Right::Publish)],
+            anonymous: Right::ALL.map(anybody),
             tokens,
             keys,
             jwks,
@@ -234,18 +244,17 @@ impl Auth {
 
     /// Whether an identity may do this: by a right of its own, or because anybody may.
     pub fn may(&self, identity: &Identity, right: Right, topic: &Topic) -> bool {
-        match right {
-            Right::Subscribe => self.anonymous[0] || identity.may_subscribe(topic),
-            Right::Publish => self.anonymous[1] || identity.may_publish(topic),
-        }
+        let (right, name) = needed(right, topic);
+        self.anonymous[right as usize] || identity.may(right, name)
     }
 
-    /// Whether anybody may do this to any topic.
-    pub fn anybody_may(&self, right: Right) -> bool {
-        match right {
-            Right::Subscribe => self.anonymous[0],
-            Right::Publish => self.anonymous[1],
+    /// Whether anybody may do this, with each of these topics.
+    pub fn anybody_may(&self, right: Right, topics: &[Topic]) -> bool {
+        if topics.is_empty() {
+            return self.anonymous[right as usize];
         }
+        let mut topics = topics.iter();
+        topics.all(|topic| self.anonymous[needed(right, topic).0 as usize])
     }
 
     /// What an identity that was made earlier, perhaps by other settings or on another replica, is now: a static token has

@@ -68,6 +68,7 @@ impl StaticTokens {
                 caller: format!("token:{name}").into(),
                 subscribe: token.subscribe.as_slice().into(),
                 publish: token.publish.as_slice().into(),
+                presence: token.presence.as_slice().into(),
                 admin: token.admin,
                 expires: None,
                 source: Source::Token { name, print: None },

@@ -61,6 +61,9 @@ struct Payload {
     caller: Arc<str>,
     subscribe: Vec<TopicPattern>,
     publish: Vec<TopicPattern>,
+    /// An older version does not say it.
+    #[serde(default)]
+    presence: Vec<TopicPattern>,
     expires: Option<u64>,
     source: Origin,
 }
@@ -98,6 +101,7 @@ impl Tickets {
             caller: identity.caller.clone(),
             subscribe: identity.subscribe.to_vec(),
             publish: identity.publish.to_vec(),
+            presence: identity.presence.to_vec(),
             expires: identity.expires.map(unix_ms),
             source,
         };
@@ -163,6 +167,7 @@ impl Tickets {
             caller: payload.caller,
             subscribe: payload.subscribe.into(),
             publish: payload.publish.into(),
+            presence: payload.presence.into(),
             admin: false,
             expires,
             source: match payload.source {
@@ -195,6 +200,7 @@ mod tests {
             caller: "jwt:0::ann".into(),
             subscribe: patterns(&["orders/*", "数据"]),
             publish: patterns(&["chat"]),
+            presence: patterns(&["orders/1"]),
             admin: true,
             expires: Some(at(NOW + 600)),
             source: Source::Jwks,

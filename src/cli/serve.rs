@@ -104,6 +104,10 @@ async fn serve(reloader: Reloader, logs: &Logs) -> anyhow::Result<()> {
     background.spawn(until(stop.clone(), reload::on_change(app.clone())));
     app.listens(public.local_addr()?);
     background.spawn(until(stop.clone(), announce(app.clone())));
+    if let Some(presence) = app.presence.clone() {
+        // It has a last word when it is stopped.
+        background.spawn(presence.run(stop.clone()));
+    }
     for (listener, kind) in [(public, Listener::Public), (admin, Listener::Admin)] {
         let address = listener.local_addr()?;
         background.spawn(server::accept(

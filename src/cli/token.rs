@@ -26,6 +26,9 @@ pub(super) struct Token {
     /// What may be published to, in the same way.
     #[arg(long, value_name = "PATTERN", value_delimiter = ',')]
     publish: Vec<TopicPattern>,
+    /// Of which topics it may be known who follows them, in the same way.
+    #[arg(long, value_name = "PATTERN", value_delimiter = ',')]
+    presence: Vec<TopicPattern>,
     /// Whose token it is (sub). Without it an open stream cannot be renewed.
     #[arg(long, value_name = "NAME")]
     subject: Option<String>,
@@ -59,8 +62,11 @@ pub(super) struct Token {
 impl Token {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let (algorithm, key, settings) = self.key()?;
-        if self.subscribe.is_empty() && self.publish.is_empty() {
-            eprintln!("tidegate: the token is good for nothing: say --subscribe or --publish");
+        let patterns = [&self.subscribe, &self.publish, &self.presence];
+        if patterns.iter().all(|patterns| patterns.is_empty()) {
+            eprintln!(
+                "tidegate: the token is good for nothing: say --subscribe, --publish or --presence"
+            );
         }
         let header = Header {
             kid: self.kid.clone(),
@@ -133,7 +139,11 @@ impl Token {
         }
         claims.insert("iat".into(), now.as_secs().into());
         claims.insert("exp".into(), end.as_secs().into());
-        let rights = json!({"subscribe": self.subscribe, "publish": self.publish});
+        let mut rights = json!({"subscribe": self.subscribe, "publish": self.publish});
+        // Older versions refuse what they do not know.
+        if !self.presence.is_empty() {
+            rights["presence"] = json!(self.presence);
+        }
         claims.insert("tidegate".into(), rights);
         Ok(claims.into())
     }
@@ -219,6 +229,8 @@ mod tests {
         let token = token(&[
             "--subscribe",
             "orders/*,chat",
+            "--presence",
+            "orders/*",
             "--publish",
             "chat",
             "--subject",
@@ -233,7 +245,11 @@ mod tests {
             token.claims(None, now).expect("claims"),
             json!({
                 "sub": "ann", "iss": "me", "iat": 1_000, "exp": 1_900,
-                "tidegate": {"subscribe": ["orders/*", "chat"], "publish": ["chat"]}
+                "tidegate": {
+                    "subscribe": ["orders/*", "chat"],
+                    "publish": ["chat"],
+                    "presence": ["orders/*"],
+                }
             })
         );
     }

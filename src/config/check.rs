@@ -8,6 +8,8 @@ use super::{Config, StoreKind, Wrong};
 const TOKEN_CHARS: usize = 16;
 /// What a key for HS256 should be long at least, in bytes (RFC 7518, 3.2).
 const HS256_BYTES: usize = 32;
+/// Beyond it nobody would call that present, and the lease of a replica that was killed is as long.
+const LONGEST_DEBOUNCE: Duration = Duration::from_hours(1);
 
 impl Config {
     /// A listener that others reach, though anybody could do anything there.
@@ -103,6 +105,11 @@ impl Config {
                 "server.tls",
                 tls.certificate.is_some() == tls.key.is_some(),
                 "certificate and key go together: both or none",
+            ),
+            (
+                "presence.debounce",
+                self.presence.debounce <= LONGEST_DEBOUNCE,
+                "must be at most 1h",
             ),
             (
                 "traces.ratio",
@@ -258,6 +265,11 @@ impl Config {
         doubt(
             jwt.jwks_url.as_deref().is_some_and(is_open_to_forgery),
             "auth.jwt.jwks_url is http://: whoever is in between can put in keys of their own",
+        );
+        let presence = &self.presence;
+        doubt(
+            presence.enabled && presence.debounce < self.stream.retry * 4 / 3,
+            "presence.debounce is shorter than browsers wait before they come back (stream.retry and a third): whoever reconnects leaves and joins",
         );
         doubts
     }

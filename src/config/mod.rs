@@ -68,6 +68,7 @@ pub struct Config {
     pub auth: Auth,
     pub cors: Cors,
     pub console: Console,
+    pub presence: PresenceSettings,
     pub log: Log,
     pub traces: Traces,
     /// What was passed over while reading; to be logged once there is a log.
@@ -255,6 +256,15 @@ pub struct IngestSettings {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "as above")]
+pub struct PresenceSettings {
+    pub enabled: bool,
+    #[serde(with = "humantime_serde")]
+    pub debounce: Duration,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "as above")]
 pub struct Auth {
     pub anonymous: Vec<Right>,
     pub tokens: Vec<StaticToken>,
@@ -275,6 +285,8 @@ pub struct StaticToken {
     pub subscribe: Vec<TopicPattern>,
     #[serde(default)]
     pub publish: Vec<TopicPattern>,
+    #[serde(default)]
+    pub presence: Vec<TopicPattern>,
     #[serde(default)]
     pub admin: bool,
 }
@@ -310,6 +322,13 @@ pub enum Right {
     Subscribe,
     /// Publish to topics.
     Publish,
+    /// Know who follows topics.
+    Presence,
+}
+
+impl Right {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 3] = [Self::Subscribe, Self::Publish, Self::Presence];
 }
 
 #[derive(Clone, Debug, Deserialize)]

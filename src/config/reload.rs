@@ -9,7 +9,7 @@ use super::{
 };
 
 /// What is read at the start only: a key, or all that it holds. Everything else takes effect at once.
-pub const NEEDS_RESTART: [&str; 13] = [
+pub const NEEDS_RESTART: [&str; 14] = [
     "server.listen",
     "server.tls",
     "admin.listen",
@@ -19,6 +19,7 @@ pub const NEEDS_RESTART: [&str; 13] = [
     "redis",
     "feed",
     "ingest",
+    "presence.enabled",
     "log.format",
     "log.file",
     "log.rotate",

@@ -2,9 +2,13 @@
 
 use std::{borrow::Borrow, fmt, str::FromStr, sync::Arc};
 
+/// What begins the name of the log that tells who follows a topic, before the name of that topic.
+const PRESENCE: &str = "$presence/";
+
 /// The name of a log: 1 to 255 bytes of UTF-8, without control characters, whitespace and any of `* { } ,`.
 ///
-/// `/`, `.`, `:` and `-` are ordinary. A leading `$` is reserved for the gateway.
+/// `/`, `.`, `:` and `-` are ordinary. A leading `$` is reserved for the gateway: such a name is none to [`FromStr`]. The only
+/// one that can be followed is `$presence/<topic>`, see [`Topic::followed`].
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Topic(Arc<str>);
 
@@ -30,6 +34,26 @@ pub enum TopicError {
 impl Topic {
     /// The greatest length of a topic in bytes.
     pub const MAX_BYTES: usize = 255;
+
+    /// Reads what can be followed: a topic, or the presence of one.
+    ///
+    /// # Errors
+    /// It is neither.
+    pub fn followed(text: &str) -> Result<Self, TopicError> {
+        check(text.strip_prefix(PRESENCE).unwrap_or(text))?;
+        Ok(Self(text.into()))
+    }
+
+    /// The log that tells who follows this topic.
+    #[must_use]
+    pub fn presence(&self) -> Self {
+        Self(format!("{PRESENCE}{self}").into())
+    }
+
+    /// The name of the topic of which this one tells who follows it; none: it is an ordinary topic.
+    pub fn presence_of(&self) -> Option<&str> {
+        self.0.strip_prefix(PRESENCE)
+    }
 
     /// The name as text.
     pub fn as_str(&self) -> &str {
@@ -120,6 +144,7 @@ pub enum TopicListError {
 
 impl TopicList {
     /// Reads the values of every `topic=` of a query; a value may hold several, separated by commas. None gives `default`.
+    /// Presence may be among them.
     ///
     /// # Errors
     /// A name that is no topic, or more than `limit` different ones.
@@ -133,7 +158,7 @@ impl TopicList {
             if topics.iter().any(|topic| topic.as_str() == name) {
                 continue;
             }
-            let topic = name.parse().map_err(|error| TopicListError::Topic {
+            let topic = Topic::followed(name).map_err(|error| TopicListError::Topic {
                 name: name.chars().take(64).collect(),
                 error,
             })?;
@@ -201,6 +226,30 @@ mod tests {
             "x".repeat(256).parse::<Topic>(),
             Err(TopicError::TooLong(256))
         );
+    }
+
+    #[test]
+    fn the_presence_of_a_topic_can_be_followed_and_nothing_else_that_is_reserved() {
+        let topic: Topic = "orders/1".parse().expect("a topic");
+        let presence = Topic::followed("$presence/orders/1").expect("its presence");
+        assert_eq!(topic.presence(), presence);
+        assert_eq!(presence.presence_of(), Some("orders/1"));
+        assert_eq!(topic.presence_of(), None);
+        assert_eq!(Topic::followed("orders/1"), Ok(topic));
+        let longest = format!("$presence/{}", "x".repeat(255));
+        assert!(Topic::followed(&longest).is_ok());
+        for wrong in [
+            "$presence",
+            "$presence/",
+            "$presence/$presence/a",
+            "$presence/a b",
+            "$presence/*",
+            "$sys",
+            &format!("{longest}x"),
+        ] {
+            assert!(Topic::followed(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!("$presence/a".parse::<Topic>(), Err(TopicError::Reserved));
     }
 
     #[test]

@@ -16,7 +16,7 @@ pub(crate) fn allowed(
     right: Right,
     topics: &[Topic],
 ) -> Result<(), Problem> {
-    if auth.anybody_may(right) {
+    if auth.anybody_may(right, topics) {
         return Ok(());
     }
     if !identity.is_known() {
@@ -42,6 +42,7 @@ pub(crate) fn allowed(
             let verb = match right {
                 Right::Subscribe => "follow",
                 Right::Publish => "publish to",
+                Right::Presence => "know who follows",
             };
             let detail = format!("these credentials do not allow to {verb} {topic}");
             Err(forbidden(detail))
@@ -53,6 +54,7 @@ fn credentials_needed(right: Right) -> Problem {
     let what = match right {
         Right::Subscribe => "following topics",
         Right::Publish => "publishing",
+        Right::Presence => "knowing who follows a topic",
     };
     let detail = format!(
         "{what} needs credentials here: Authorization: Bearer …, ?ticket=, ?access_token= or a cookie"

@@ -26,6 +26,7 @@ use crate::{
     config::{Config, Right, Wrong},
     hub::Hub,
     layers::rate::Rates,
+    presence::Presence,
     store::{Letters, ReplicaReport, StoreError},
     telemetry::{self, CloseReason, Metrics, ProcessStats, metrics::Snapshot},
 };
@@ -42,6 +43,8 @@ pub struct App {
     pub metrics: Arc<Metrics>,
     /// Open streams.
     pub streams: Arc<Streams>,
+    /// Who they belong to; none: nobody is told.
+    pub presence: Option<Arc<Presence>>,
     /// Their deadlines.
     pub alarms: Arc<Alarms>,
     /// New streams are refused from here on.
@@ -107,8 +110,17 @@ impl App {
         }
         let replica = format!("{:08x}", rand::random::<u32>());
         let letters = Letters::new(hub.store().clone(), &replica);
+        let presence = config.presence.enabled.then(|| {
+            let presence = Presence::new(hub.store().clone(), &replica, config.presence.debounce);
+            Arc::new(presence)
+        });
         Ok(Arc::new(Self {
-            streams: Arc::new(Streams::new(replica.clone(), metrics.clone())),
+            streams: Arc::new(Streams::new(
+                replica.clone(),
+                metrics.clone(),
+                presence.clone(),
+            )),
+            presence,
             config: ArcSwap::new(config),
             reloader,
             hub,
@@ -170,6 +182,9 @@ impl App {
         self.auth.store(Arc::new(auth));
         self.hub.retain(config.keep());
         self.hub.limit_topics(config.limits.topics);
+        if let Some(presence) = &self.presence {
+            presence.set_debounce(config.presence.debounce);
+        }
         if let Some(log) = telemetry::logs::handle() {
             // What was set by hand stays until the setting is another. It has been parsed before.
             if config.log.level.as_str() != old.log.level.as_str() {
@@ -339,6 +354,10 @@ impl App {
                 self.streams.limited_callers(),
                 self.rates.len(),
             ],
+            presence: self.presence.as_ref().map(|presence| {
+                let stats = presence.stats();
+                [stats.users as u64, stats.joined, stats.left, stats.failures]
+            }),
             redis: store.redis.map(|redis| {
                 [
                     u64::from(redis.up),

@@ -27,6 +27,7 @@ mod ndjson;
 pub(crate) mod orders;
 mod patience;
 mod poll;
+mod presence;
 pub mod problem;
 mod publish;
 pub mod query;
@@ -126,10 +127,11 @@ const fn route(path: &'static str, allow: &'static str) -> Route {
     Route { path, allow }
 }
 
-const PUBLIC: [Route; 9] = [
+const PUBLIC: [Route; 10] = [
     route("/events", "GET, HEAD, OPTIONS"),
     route("/ws", "GET, OPTIONS"),
     route("/poll", "GET, HEAD, OPTIONS"),
+    route("/presence", "GET, HEAD, OPTIONS"),
     route("/publish", "POST, OPTIONS"),
     route("/ticket", "POST, OPTIONS"),
     route(connections::TOKEN, "POST, OPTIONS"),
@@ -285,6 +287,7 @@ impl Service<Request<Incoming>> for Routes {
                 "/publish" => {
                     publish::post(&app, &parts.headers, parts.uri.query(), body, caller).await
                 }
+                "/presence" => presence::get(&app, parts.uri.query(), caller).await,
                 "/ticket" => ticket::post(&app, caller).await,
                 connections::TOKEN => connections::renew(&app, caller, rest).await,
                 console::PAGE | console::CLIENT | console::ASSET => {

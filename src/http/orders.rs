@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     access,
     app::App,
+    presence,
     problem::{Code, Problem},
 };
 use crate::{
@@ -81,6 +82,9 @@ pub(crate) async fn give(app: &Arc<App>, connection: &str, order: Order) -> Resu
 /// Does what another replica asks for; for [`crate::store::Letters::serve`].
 pub(crate) fn answer(app: &Arc<App>, question: &str) -> BoxFuture<'static, String> {
     let app = app.clone();
+    if let Some(counts) = presence::answer(&app, question) {
+        return Box::pin(std::future::ready(counts));
+    }
     let question: Result<Question, _> = serde_json::from_str(question);
     Box::pin(async move {
         let done = match question {

@@ -27,6 +27,7 @@ use crate::{
     auth::Identity,
     event::Topic,
     layers::rate::Key,
+    presence::Presence,
     telemetry::{CloseReason, Metrics},
 };
 
@@ -40,6 +41,8 @@ pub struct Streams {
     closes: AtomicU32,
     surveys: AtomicU32,
     closed: ClosedStreams,
+    /// Who they belong to, where that is told.
+    presence: Option<Arc<Presence>>,
     replica: String,
     emptied: Notify,
     metrics: Arc<Metrics>,
@@ -77,11 +80,6 @@ impl StreamHandle {
     /// What it follows.
     pub(crate) fn topics(&self) -> Topics {
         self.topics.lock().clone()
-    }
-
-    /// It follows others now.
-    pub(super) fn follow(&self, topics: Topics) {
-        *self.topics.lock() = topics;
     }
 
     /// Whether it follows this topic.
@@ -126,7 +124,7 @@ impl StreamHandle {
 
 impl Streams {
     /// No streams yet, on the replica named `replica`.
-    pub fn new(replica: String, metrics: Arc<Metrics>) -> Self {
+    pub fn new(replica: String, metrics: Arc<Metrics>, presence: Option<Arc<Presence>>) -> Self {
         Self {
             open: Mutex::default(),
             callers: Default::default(),
@@ -135,6 +133,7 @@ impl Streams {
             closes: AtomicU32::new(0),
             surveys: AtomicU32::new(0),
             closed: ClosedStreams::default(),
+            presence,
             replica,
             emptied: Notify::new(),
             metrics,
@@ -200,6 +199,34 @@ impl Streams {
                     .compare_exchange(0, reason as u8, Ordering::AcqRel, Ordering::Acquire);
         }
         self.alert(handle);
+    }
+
+    /// How many streams follow each of these topics.
+    pub(crate) fn count(&self, topics: &[Topic]) -> Vec<u64> {
+        let numbers: HashMap<&Topic, usize> = topics.iter().zip(0..).collect();
+        let mut counts = vec![0; topics.len()];
+        for handle in self.handles() {
+            for topic in &*handle.topics.lock() {
+                if let Some(&number) = numbers.get(topic) {
+                    counts[number] += 1;
+                }
+            }
+        }
+        counts
+    }
+
+    /// A stream follows others from now on.
+    pub(super) fn follow(&self, handle: &StreamHandle, topics: &Topics) {
+        let before = std::mem::replace(&mut *handle.topics.lock(), topics.clone());
+        let identity = handle.identity();
+        if let (Some(presence), Some(user)) = (&self.presence, identity.subject()) {
+            let without = |all: &Topics, some: &Topics| -> Topics {
+                let rest = all.iter().filter(|topic| !some.contains(topic));
+                rest.cloned().collect()
+            };
+            presence.begins(user, &without(topics, &before), false);
+            presence.ends(user, &without(&before, topics), false);
+        }
     }
 
     /// Gives a stream another end: its token was renewed.
@@ -314,6 +341,9 @@ impl Place {
         kill: Option<CancellationToken>,
     ) -> StreamScope {
         let streams = &self.streams;
+        if let (Some(presence), Some(user)) = (&streams.presence, identity.subject()) {
+            presence.begins(user, &topics, true);
+        }
         let number = streams.next.fetch_add(1, Ordering::Relaxed);
         let handle = Arc::new(StreamHandle {
             identity: Mutex::new(identity),
@@ -488,6 +518,11 @@ impl Drop for StreamScope {
         }
         let streams = &self.place.streams;
         streams.open.lock().remove(self.key);
+        if let Some(presence) = &streams.presence
+            && let Some(user) = self.handle.identity().subject()
+        {
+            presence.ends(user, &self.handle.topics(), true);
+        }
         let request = &self.handle.request;
         request.transport.gauge(&streams.metrics).dec();
         // A poll is a request like others, and its line says all of it.

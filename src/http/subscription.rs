@@ -8,6 +8,7 @@ use super::{
     Caller,
     access::allowed,
     app::{App, Mode},
+    presence,
     problem::{Code, Problem, Quota},
     query::Query,
     stream::EventStream,
@@ -49,6 +50,7 @@ impl Asked {
             config.limits.topics_per_connection,
         )?;
         query.refuse()?;
+        presence::followable(&config, topics.as_slice())?;
         let (start, from_header) = query.start(headers)?;
         Ok(Self {
             topics,

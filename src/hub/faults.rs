@@ -289,6 +289,7 @@ const CALM: Storm = Storm {
         resets: 0,
         outages: 0,
         outage: Duration::ZERO,
+        unanswered: 0,
     },
     keep: usize::MAX,
     tail_total_bytes: 1 << 30,

@@ -202,7 +202,7 @@ async fn known(
     caller.identity = identity;
     let rates = &config.limits.rate;
     match (path, method) {
-        ("/events" | "/ws", &Method::GET) if has_subject => rate::admit(
+        ("/events" | "/ws" | "/presence", &Method::GET) if has_subject => rate::admit(
             &app.rates.connect_per_subject,
             key,
             rates.connect_per_subject,
@@ -231,7 +231,7 @@ fn often(
         ("/poll", &Method::GET) => {
             rate::admit(&app.rates.poll, key, rates.poll, "limits.rate.poll")
         }
-        ("/events" | "/ws", &Method::GET) => rate::admit(
+        ("/events" | "/ws" | "/presence", &Method::GET) => rate::admit(
             &app.rates.connect,
             key,
             rates.connect,

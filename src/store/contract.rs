@@ -8,6 +8,7 @@
 //!
 //! Not here: what only one kind of store promises; that is tested where it stands.
 
+mod presence;
 mod replicas;
 
 use std::{
@@ -23,7 +24,7 @@ use std::{
 use futures_util::{FutureExt, future::BoxFuture, future::join_all};
 use tokio::time;
 
-pub use self::replicas::*;
+pub use self::{presence::*, replicas::*};
 use super::{
     Append, AppendError, Appended, Feed, FeedItem, IdempotencyKey, Listing, Position, Store,
     TopicPosition, TopicSummary,
@@ -1487,6 +1488,12 @@ macro_rules! store_contract {
             a_replica_that_is_gone_takes_no_letters
             letters_that_nobody_reads_are_dropped_and_counted
             a_letter_that_is_too_long_is_not_sent
+            a_user_is_told_once_however_many_replicas_it_is_on
+            a_user_may_be_called_anything
+            whoever_is_silent_is_swept_and_nobody_else
+            a_replica_is_told_what_became_of_its_words
+            the_first_users_are_listed_and_all_are_counted
+            the_table_agrees_with_a_model
             changed_retention_takes_effect
             changed_retention_reaches_quiet_topics
             a_smaller_total_budget_takes_the_oldest

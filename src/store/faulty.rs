@@ -22,7 +22,9 @@ use tokio::{
 
 use super::{
     Append, AppendError, Appended, Feed, FeedItem, Keep, Listing, Mailbox, Page, Position,
-    ReplicaReport, Store, StoreError, StoreStats, TopicPage, TopicSummary, memory::MemoryStore,
+    ReplicaReport, Store, StoreError, StoreStats, TopicPage, TopicSummary,
+    memory::MemoryStore,
+    presence::{Heard, Presence, Whereabouts, Word},
 };
 use crate::{
     event::{Event, EventId, Topic},
@@ -53,6 +55,8 @@ pub struct Faults {
     pub outages: u32,
     /// They fail for up to this.
     pub outage: Duration,
+    /// A word of presence is heard, and its answer is lost.
+    pub unanswered: u32,
 }
 
 /// What happened to the log.
@@ -242,6 +246,19 @@ impl Shared {
         })
     }
 
+    /// As [`Self::carry_out`], but the answer may be lost.
+    async fn answer<T>(
+        &self,
+        call: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let answer = self.carry_out(call).await??;
+        let State { faults, dice, .. } = &mut *self.state.lock();
+        if dice.once_in(faults.unanswered) {
+            return Err(StoreError::Timeout);
+        }
+        Ok(answer)
+    }
+
     async fn carry_out<T>(&self, call: impl Future<Output = T>) -> Result<T, StoreError> {
         let (before, after) = self.call()?;
         pause(before).await;
@@ -397,6 +414,36 @@ impl Store for FaultyStore {
         self.shared
             .carry_out(async move { self.shared.inner.send(replica, letter).await })
             .map(|answer| answer?)
+            .boxed()
+    }
+
+    fn hear<'a>(&'a self, word: &'a Word) -> BoxFuture<'a, Result<Heard, StoreError>> {
+        self.shared
+            .answer(async move { self.shared.inner.hear(word).await })
+            .boxed()
+    }
+
+    fn sweep<'a>(
+        &'a self,
+        replica: &'a Arc<str>,
+    ) -> BoxFuture<'a, Result<(bool, [u64; 2]), StoreError>> {
+        self.shared
+            .answer(async move { self.shared.inner.sweep(replica).await })
+            .boxed()
+    }
+
+    fn said<'a>(&'a self, replica: &'a str) -> BoxFuture<'a, Result<Vec<Whereabouts>, StoreError>> {
+        self.shared
+            .answer(async move { self.shared.inner.said(replica).await })
+            .boxed()
+    }
+
+    fn present<'a>(
+        &'a self,
+        places: &'a [Option<Topic>],
+    ) -> BoxFuture<'a, Result<Presence, StoreError>> {
+        self.shared
+            .answer(async move { self.shared.inner.present(places).await })
             .boxed()
     }
 

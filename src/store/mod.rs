@@ -12,6 +12,7 @@
 //! 5. A topic's last id is remembered until [`Position::horizon`] has passed it.
 //! 6. All replicas of a deployment get the same [`Store::secret`], and a [`Store::claim`] has one winner, as long as the
 //!    store loses nothing.
+//! 7. Who follows what is kept as [`presence`] says.
 //!
 //! Not here: tails, cursors, subscribers ([`crate::hub`]).
 
@@ -23,6 +24,7 @@ mod letters;
 mod listing;
 mod mailbox;
 pub mod memory;
+pub mod presence;
 pub mod redis;
 mod replica;
 
@@ -35,6 +37,8 @@ pub use letters::{AskError, Letters, PATIENCE};
 pub use listing::{Listing, TopicPage, TopicSummary};
 pub use mailbox::{LETTER_BYTES, Mailbox};
 pub use replica::ReplicaReport;
+
+use self::presence::{Heard, Presence, Whereabouts, Word};
 
 use crate::{
     event::{Event, EventId, EventType, Topic},
@@ -158,6 +162,25 @@ pub trait Store: Send + Sync + 'static {
         replica: &'a str,
         letter: &'a str,
     ) -> BoxFuture<'a, Result<bool, StoreError>>;
+
+    /// Takes the word of a replica on who came to it and left. It may be said again when no answer came.
+    fn hear<'a>(&'a self, word: &'a Word) -> BoxFuture<'a, Result<Heard, StoreError>>;
+
+    /// Takes some of what a replica has said, whose lease is over: its users leave, but for those who are elsewhere, too.
+    /// Returns whether there is more, and how many came and left as far as events tell it. Of one that lives nothing is taken.
+    fn sweep<'a>(
+        &'a self,
+        replica: &'a Arc<str>,
+    ) -> BoxFuture<'a, Result<(bool, [u64; 2]), StoreError>>;
+
+    /// Everything that the word of this replica says.
+    fn said<'a>(&'a self, replica: &'a str) -> BoxFuture<'a, Result<Vec<Whereabouts>, StoreError>>;
+
+    /// Who is at these topics; of no topic: anywhere.
+    fn present<'a>(
+        &'a self,
+        places: &'a [Option<Topic>],
+    ) -> BoxFuture<'a, Result<Presence, StoreError>>;
 
     /// Other settings from now on. They take effect by and by: with what is published, and by [`Store::tidy`]. Where replicas
     /// share the store, the last that says so wins.

@@ -144,6 +144,8 @@ pub struct Snapshot {
     pub holds: Option<[usize; 4]>,
     /// Places of streams that are taken, of how many, callers that are counted, callers whose rate is remembered.
     pub places: [usize; 4],
+    /// Users of streams, joins and leaves that were told, times that they could not be; where that is told at all.
+    pub presence: Option<[u64; 4]>,
     /// Whether it can be reached, connections opened, commands answered; where the store is Redis.
     pub redis: Option<[u64; 4]>,
     /// Entries moved, duplicates, dead; entries that wait, dead letters, milliseconds of lag, whether this replica moves; of a
@@ -458,6 +460,25 @@ impl Snapshot {
         ];
         for ((name, help), value) in names.into_iter().zip(self.places) {
             r.register(name, help, count(value));
+        }
+        if let Some([users, joins, leaves, failures]) = self.presence {
+            r.register(
+                "presence_users",
+                "Users that have a stream on this replica, or had one a moment ago",
+                ConstGauge::new(i64::try_from(users).unwrap_or(i64::MAX)),
+            );
+            let names = [
+                ("presence_joins", "Joins that this replica told", joins),
+                ("presence_leaves", "Leaves that this replica told", leaves),
+                (
+                    "presence_failures",
+                    "Times that the store did not take who is there",
+                    failures,
+                ),
+            ];
+            for (name, help, value) in names {
+                r.register(name, help, ConstCounter::new(value));
+            }
         }
         if let Some([up, connects, commands, master_changes]) = self.redis {
             r.register(

@@ -119,7 +119,10 @@ async fn a_url_that_is_none_is_refused_at_the_start() {
         ("redis://", "host"),
         ("redis://127.0.0.1:port", "port"),
         ("redis://127.0.0.1:6379/orders", "database"),
-        ("redis-sentinel://127.0.0.1:26379/main", "redis.sentinel.nodes"),
+        (
+            "redis-sentinel://127.0.0.1:26379/main",
+            "redis.sentinel.nodes",
+        ),
         ("redis-cluster://127.0.0.1:7000", "redis.cluster.nodes"),
     ] {
         let exit = at(url).refuses_to_start().await;

@@ -86,10 +86,16 @@ impl Response {
 impl Gateway {
     /// Writes the file of settings anew, and waits until it holds.
     pub(crate) async fn reload(&self, yaml: &str) {
+        self.reloads(yaml).await;
+    }
+
+    /// The same, and what was said of it.
+    pub(crate) async fn reloads(&self, yaml: &str) -> Value {
         std::fs::write(self.home().join(FILE), yaml).unwrap();
         let request = Request::new("POST", "/admin/reload-config");
         let answer = self.ask_admin(request).await;
         assert_eq!(answer.status(), 200, "{answer:?}");
+        answer.json()
     }
 
     /// The line of the log that has these fields.

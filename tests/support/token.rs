@@ -41,6 +41,11 @@ impl Claims {
         self.may("publish", patterns)
     }
 
+    /// May know who is there of these.
+    pub(crate) fn presence(self, patterns: &[&str]) -> Self {
+        self.may("presence", patterns)
+    }
+
     fn may(mut self, right: &str, patterns: &[&str]) -> Self {
         self.0["tidegate"][right] = json!(patterns);
         self

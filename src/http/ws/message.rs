@@ -180,7 +180,7 @@ fn topics(names: &[String], most: usize) -> Result<Vec<Topic>, Problem> {
         if topics.iter().any(|topic| topic.as_str() == name) {
             continue;
         }
-        let topic = name.parse().map_err(|error| TopicListError::Topic {
+        let topic = Topic::followed(name).map_err(|error| TopicListError::Topic {
             name: name.chars().take(64).collect(),
             error,
         })?;

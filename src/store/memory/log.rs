@@ -14,7 +14,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::MemoryConfig;
+use super::{MemoryConfig, presence::Table};
 use crate::{
     event::{Event, EventId, EventType, Topic},
     log::{LostRange, Retention},
@@ -36,7 +36,7 @@ const TIDY_STEPS: usize = 4_096;
 const RETAIN_STEPS: usize = 16_384;
 
 /// Unix milliseconds for ids and ages, and the moment for latencies.
-type Now = (u64, Instant);
+pub(super) type Now = (u64, Instant);
 
 pub(super) struct Log {
     pub(super) config: MemoryConfig,
@@ -63,6 +63,7 @@ pub(super) struct Log {
     pub(super) followed: HashSet<Topic>,
     pub(super) queue: VecDeque<FeedItem>,
     pub(super) feed_taken: bool,
+    pub(super) presence: Table,
 }
 
 pub(super) struct TopicLog {
@@ -123,6 +124,7 @@ impl Log {
             followed: HashSet::new(),
             queue: VecDeque::new(),
             feed_taken: false,
+            presence: Table::new(),
         }
     }
 

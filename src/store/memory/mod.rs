@@ -10,6 +10,7 @@
 mod claims;
 mod listing;
 mod log;
+mod presence;
 
 use std::{
     collections::HashMap,
@@ -26,12 +27,14 @@ use tokio::{sync::Notify, time::Instant};
 
 use self::{
     claims::Claims,
-    log::{EVENT_OVERHEAD, Log, TopicLog},
+    log::{EVENT_OVERHEAD, Log, Now, TopicLog},
+    presence::Table,
 };
 use super::{
     Append, AppendError, Appended, Feed, FeedItem, Keep, Listing, Mailbox, Page, Position,
     ReplicaReport, Store, StoreError, StoreStats, TopicPage, TopicSummary,
     mailbox::{self, Slot},
+    presence::{Heard, Presence, Whereabouts, Word},
 };
 use crate::{
     event::{Event, EventId, Topic},
@@ -115,6 +118,7 @@ impl MemoryStore {
         (log.events, log.bytes, log.cost) = (0, 0, 0);
         log.keys.clear();
         log.key_order.clear();
+        log.presence = Table::new();
         log.born
     }
 
@@ -155,6 +159,10 @@ impl MemoryStore {
             .unwrap_or(log.born)
             .max(log.born);
         (!lost.is_empty()).then_some(lost)
+    }
+
+    fn now(&self) -> Now {
+        ((self.shared.clock)(), Instant::now())
     }
 
     /// Whether appends have to wait for the hub.
@@ -377,6 +385,37 @@ impl Store for MemoryStore {
             true
         });
         std::future::ready(sent).boxed()
+    }
+
+    fn hear<'a>(&'a self, word: &'a Word) -> BoxFuture<'a, Result<Heard, StoreError>> {
+        let heard = self.shared.log.lock().hear(word, self.now());
+        self.shared.filled.notify_one();
+        std::future::ready(Ok(heard)).boxed()
+    }
+
+    fn sweep<'a>(
+        &'a self,
+        replica: &'a Arc<str>,
+    ) -> BoxFuture<'a, Result<(bool, [u64; 2]), StoreError>> {
+        let mut events = [0; 2];
+        let mut log = self.shared.log.lock();
+        let more = log.sweep(replica, self.now(), &mut events);
+        drop(log);
+        self.shared.filled.notify_one();
+        std::future::ready(Ok((more, events))).boxed()
+    }
+
+    fn said<'a>(&'a self, replica: &'a str) -> BoxFuture<'a, Result<Vec<Whereabouts>, StoreError>> {
+        let said = self.shared.log.lock().said(replica);
+        std::future::ready(Ok(said)).boxed()
+    }
+
+    fn present<'a>(
+        &'a self,
+        places: &'a [Option<Topic>],
+    ) -> BoxFuture<'a, Result<Presence, StoreError>> {
+        let present = self.shared.log.lock().present(places);
+        std::future::ready(Ok(present)).boxed()
     }
 
     fn retain(&self, keep: Keep) {

@@ -47,6 +47,9 @@ impl Function {
     pub(super) const NEWEST: Self = Self::reads("tidegate_newest");
     pub(super) const INGEST: Self = Self::writes("tidegate_ingest");
     pub(super) const INGEST_LEASE: Self = Self::small("tidegate_ingest_lease");
+    pub(super) const PRESENCE: Self = Self::writes("tidegate_presence");
+    pub(super) const PRESENCE_SWEEP: Self = Self::writes("tidegate_presence_sweep");
+    pub(super) const PRESENT: Self = Self::reads("tidegate_present");
 
     const fn writes(name: &'static str) -> Self {
         let effect = Effect::Writes;
@@ -174,6 +177,9 @@ mod tests {
             Function::NEWEST,
             Function::INGEST,
             Function::INGEST_LEASE,
+            Function::PRESENCE,
+            Function::PRESENCE_SWEEP,
+            Function::PRESENT,
         ];
         for function in functions {
             assert!(registered(function), "{function:?}");

@@ -23,6 +23,11 @@ Any program may call `tidegate_publish`; the others are the gateway's own. With 
   T:{0}:ingest:dead   stream  what could not be moved: reason, detail, id (of its entry), at (milliseconds), the fields of
                               the entry as f:<name>, and b, a running total of bytes; cut, where bytes had to be left out
   T:{0}:ingest:lease  string  the replica that moves them
+  T:{0}:presence:<topic>       hash  user -> the replicas on which it follows the topic, by spaces
+  T:{0}:users                  hash  user -> the replicas on which it has any stream
+  T:{0}:presence-of:<replica>  hash  "<topic> <user>", or " <user>" for any stream -> 1: the same by replica
+  T:{0}:presences     hash    replica -> "<milliseconds at which its word ends> <number of its words>". Field "$": what the
+                              table is called; where it is another one, it was lost
 
 An id is "<milliseconds>-<sequence>". Errors are "<CODE> <what was wrong>"; unless it says otherwise, nothing was written.
 All checks of an event come before its first write. ]]
@@ -1084,6 +1089,196 @@ redis.register_function({
     for at = 2, #all, 2 do
       local ends, text = string.match(all[at], '^(%d+) (.*)$')
       if ends and tonumber(ends) > now then reply[#reply + 1] = text end
+    end
+    return reply
+  end,
+  flags = { 'no-writes' },
+})
+
+----------------------------------------------------------------------------------------------------------------- presence
+
+-- A user as it stands in the data of an event. Bytes above ASCII are UTF-8 already.
+local function user_json(user)
+  local text = string.gsub(user, '[%z\1-\31"\\]', function(byte)
+    return string.format('\\u%04x', string.byte(byte))
+  end)
+  return '{"user":"' .. text .. '"}'
+end
+
+-- The keys of presence: those of the log, then those of the replica, then three of each topic.
+local function misplaced_presence(keys, replica, names)
+  local wanted = { 'last', 'heads', 'presences', 'users', 'presence-of:' .. replica }
+  for _, name in ipairs(names) do
+    wanted[#wanted + 1] = 'presence:' .. name
+    wanted[#wanted + 1] = 'topic:$presence/' .. name
+    wanted[#wanted + 1] = 'ch:$presence/' .. name
+  end
+  if #keys ~= #wanted + 1 then return #wanted + 1 .. ' keys are expected' end
+  return misplaced(keys, wanted)
+end
+
+local function lease_of(text)
+  local ends, number = string.match(text or '', '^(%d+) (%d+)$')
+  return tonumber(ends), tonumber(number) or 0
+end
+
+-- What a replica says of a user: "+" it came, "=" it is there as before, "-" it went. Returns "join" or "leave" where that is
+-- the first that is said of the user at this place, or the last.
+local function turn(keys, replica, what, place, field, user)
+  local known = redis.call('HGET', place, user)
+  local spaced, own = ' ' .. (known or '') .. ' ', ' ' .. replica .. ' '
+  local from = known and string.find(spaced, own, 1, true)
+  if what ~= '-' then
+    redis.call('HSET', keys[6], field, 1)
+    if from then return nil end
+    redis.call('HSET', place, user, known and known .. ' ' .. replica or replica)
+    return not known and what == '+' and 'join' or nil
+  end
+  redis.call('HDEL', keys[6], field)
+  if not from then return nil end
+  local rest = string.match(string.sub(spaced, 1, from) .. string.sub(spaced, from + #own), '^%s*(.-)%s*$')
+  if rest ~= '' then
+    redis.call('HSET', place, user, rest)
+    return nil
+  end
+  redis.call('HDEL', place, user)
+  return 'leave'
+end
+
+-- Carries out turns, `each` of which names what, the number of its topic or 0, and a user; appends the events. Returns how
+-- many joined and how many left.
+local function turns(keys, replica, names, count, each)
+  if count == 0 then return 0, 0 end
+  local state = state_of(keys[1], keys[2])
+  local topics, joined, left = {}, 0, 0
+  local function run()
+    for at = 1, count do
+      local what, which, user = each(at)
+      local name = names[which]
+      local place = name and keys[4 + 3 * which] or keys[5]
+      local event = turn(keys, replica, what, place, (name or '') .. ' ' .. user, user)
+      if event and name then
+        local topic = topics[which]
+        if topic == nil then
+          bear(state, keys[3])
+          -- One that somebody broke keeps nobody from being counted.
+          topic = topic_of(state, '$presence/' .. name, keys[5 + 3 * which], keys[6 + 3 * which]) or false
+          topics[which] = topic
+        end
+        if topic and not topic.ended and store(state, topic, event, user_json(user)) then
+          if event == 'join' then joined = joined + 1 else left = left + 1 end
+        end
+      end
+    end
+  end
+  local ok, problem = pcall(run)
+  local written = {}
+  for which, topic in pairs(topics) do
+    if topic then written[which] = topic end
+  end
+  if next(written) then settle(state, keys[3], written) end
+  if not ok then error(problem) end
+  return joined, left
+end
+
+-- The names of topics, of which args[first] says how many; then the place after them.
+local function names_of(args, first)
+  local names, count = {}, tonumber(args[first])
+  for at = 1, count do names[at] = args[first + at] end
+  return names, first + count + 1
+end
+
+--[[ tidegate_presence: the word of a replica on who came to it and who left. To say a thing again changes nothing.
+KEYS  1 meta  2 last  3 heads  4 presences  5 users  6 presence-of:<replica>, then of each topic: presence:<topic>, the stream
+      and the channel of $presence/<topic>
+ARGV  1 replica  2 milliseconds for which its word counts  3 the table that it knows, or ""  4 number of its words
+      5 name of a table where there is none  6 number of topics, then their names; then for each change: "+" it came,
+      "=" it is there as before (no event), "-" it went; number of the topic (from 1), or 0 for any stream; the user
+Reply [table, number of its words, "kept", "doubtful" (the lease was over, or the number is another) or "lost" (another table),
+      how many joined, how many left, then replicas whose lease is over: told to one that lives, the first by name]
+Why atomic: of two replicas that say the same of a user one is the first, and the event has to agree with the table. ]]
+redis.register_function('tidegate_presence', function(keys, args)
+  local replica = args[1]
+  local names, first = names_of(args, 6)
+  local wrong = misplaced_presence(keys, replica, names)
+  if wrong then return fail('KEYS_INVALID', wrong) end
+  local now, count = now_ms(), (#args - first + 1) / 3
+  local table_name = redis.call('HGET', keys[4], '$')
+  local ends, number = lease_of(redis.call('HGET', keys[4], replica))
+  local standing = 'kept'
+  if not table_name then
+    table_name = args[5]
+    redis.call('HSET', keys[4], '$', table_name)
+  end
+  if table_name ~= args[3] then
+    standing = 'lost'
+  elseif not ends or ends <= now or number ~= tonumber(args[4]) then
+    standing = 'doubtful'
+  end
+  if count > 0 then number = number + 1 end
+  redis.call('HSET', keys[4], replica, string.format('%.0f %.0f', now + tonumber(args[2]), number))
+  local joined, left = turns(keys, replica, names, count, function(at)
+    local from = first + 3 * (at - 1)
+    return args[from], tonumber(args[from + 1]), args[from + 2]
+  end)
+  local reply = { table_name, number, standing, joined, left }
+  local all, over, living = redis.call('HGETALL', keys[4]), {}, replica
+  for at = 1, #all, 2 do
+    local its_end = lease_of(all[at + 1])
+    if its_end and its_end > now then
+      if all[at] < living then living = all[at] end
+    elseif all[at] ~= '$' then
+      over[#over + 1] = all[at]
+    end
+  end
+  if living == replica then
+    for _, one in ipairs(over) do reply[#reply + 1] = one end
+  end
+  return reply
+end)
+
+--[[ tidegate_presence_sweep: takes what a replica has said and can no longer stand for.
+KEYS  as tidegate_presence, of the replica that is swept
+ARGV  1 replica  2 number of topics, then their names; then for each user: number of the topic, or 0; the user
+Reply [1 if there is more, how many joined (0), how many left]. A replica whose lease is not over stays as it is.
+Why atomic: the replica may come back at this moment. ]]
+redis.register_function('tidegate_presence_sweep', function(keys, args)
+  local names, first = names_of(args, 2)
+  local wrong = misplaced_presence(keys, args[1], names)
+  if wrong then return fail('KEYS_INVALID', wrong) end
+  local ends = lease_of(redis.call('HGET', keys[4], args[1]))
+  if ends and ends > now_ms() then return { 0, 0, 0 } end
+  local _, left = turns(keys, args[1], names, (#args - first + 1) / 2, function(at)
+    local from = first + 2 * (at - 1)
+    return '-', tonumber(args[from]), args[from + 1]
+  end)
+  local more = redis.call('EXISTS', keys[6])
+  if more == 0 then redis.call('HDEL', keys[4], args[1]) end
+  return { more, 0, left }
+end)
+
+--[[ tidegate_present: who follows topics.
+KEYS  1 meta  2 last, then the hash of each topic, or that of all users
+ARGV  1 how many users of each, at most
+Reply [the last id of the log, then for each: number of users, their names]: all of up to 10,000, of more as many as wanted.
+Errors NOT_INITIALISED: there is no log; tidegate_init makes one.
+Why atomic: whoever follows the events from that id on has missed none. ]]
+redis.register_function({
+  function_name = 'tidegate_present',
+  callback = function(keys, args)
+    local wrong = misplaced(keys, { 'last' })
+    if wrong then return fail('KEYS_INVALID', wrong) end
+    local state = state_of(keys[1], keys[2])
+    if state.missing then return fail('NOT_INITIALISED', 'there is no log yet') end
+    local reply = { format(state.last) }
+    for at = 3, #keys do
+      local count = redis.call('HLEN', keys[at])
+      reply[#reply + 1] = count
+      if count <= 10000 then
+        reply[#reply + 1] = redis.call('HKEYS', keys[at])
+      else
+        reply[#reply + 1] = redis.call('HRANDFIELD', keys[at], args[1])
+      end
     end
     return reply
   end,

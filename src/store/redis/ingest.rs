@@ -304,14 +304,23 @@ fn next_count(count: usize, entries: &[Waiting]) -> usize {
     }
     let bytes: usize = entries.iter().map(|entry| entry.bytes).sum();
     let each = (bytes / entries.len()).max(1);
-    let wanted = if entries.len() < count { count } else { 2 * count };
+    let wanted = if entries.len() < count {
+        count
+    } else {
+        2 * count
+    };
     wanted.min(READ_BYTES / each).clamp(1, MOST)
 }
 
 /// The lease for a while, or given back.
 fn lease(shared: &Shared, ingest: &Ingest, lasts: Duration) -> Request {
     let keys = &shared.keys;
-    let names = [&*keys.meta, &*keys.ingest, &*keys.ingest_dead, &*keys.ingest_lease];
+    let names = [
+        &*keys.meta,
+        &*keys.ingest,
+        &*keys.ingest_dead,
+        &*keys.ingest_lease,
+    ];
     Request::call(Function::INGEST_LEASE, names)
         .arg(ingest.replica())
         .arg(lasts.as_millis().to_string())

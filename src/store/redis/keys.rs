@@ -19,6 +19,8 @@ pub(super) struct Keys {
     pub(super) ingest: String,
     pub(super) ingest_dead: String,
     pub(super) ingest_lease: String,
+    pub(super) presences: String,
+    pub(super) users: String,
 }
 
 impl Keys {
@@ -35,6 +37,8 @@ impl Keys {
             ingest: key("ingest"),
             ingest_dead: key("ingest:dead"),
             ingest_lease: key("ingest:lease"),
+            presences: key("presences"),
+            users: key("users"),
             base,
         }
     }
@@ -65,6 +69,16 @@ impl Keys {
     /// Where it is remembered that something was claimed.
     pub(super) fn claim(&self, name: &str) -> String {
         format!("{}claim:{name}", self.base)
+    }
+
+    /// Who follows a topic.
+    pub(super) fn presence(&self, topic: &Topic) -> String {
+        format!("{}presence:{topic}", self.base)
+    }
+
+    /// What a replica has said of who follows what.
+    pub(super) fn presence_of(&self, replica: &str) -> String {
+        format!("{}presence-of:{replica}", self.base)
     }
 
     /// The channel of the letters to a replica.

@@ -128,7 +128,7 @@ impl First<'_> {
             return;
         }
         // What is no topic, as the mark of the hash, is none of ours.
-        if let Ok(topic) = name.parse() {
+        if let Ok(topic) = Topic::followed(name) {
             self.names.insert(topic);
             if self.names.len() > self.listing.limit + 1 {
                 self.names.pop_last();
@@ -253,7 +253,7 @@ pub(super) async fn find(
             let head: f64 = pair[1].text()?.parse().ok()?;
             #[expect(clippy::cast_precision_loss, reason = "beyond 2^53 nothing is found")]
             let wanted = id.ms() as f64;
-            pair[0].text().filter(|_| head >= wanted)?.parse().ok()
+            Topic::followed(pair[0].text().filter(|_| head >= wanted)?).ok()
         };
         let topics: Vec<Topic> = pairs.chunks_exact(2).filter_map(recent).collect();
         if !topics.is_empty() {

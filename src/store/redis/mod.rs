@@ -38,6 +38,7 @@ mod pages;
 mod pipe;
 mod place;
 mod positions;
+mod presence;
 mod publisher;
 #[doc(hidden)]
 pub mod resp;
@@ -87,6 +88,7 @@ use super::{
     Append, AppendError, Appended, Feed, FeedItem, Keep, Listing, Mailbox, Page, Position,
     RedisAbout, RedisStats, ReplicaReport, Store, StoreError, StoreStats, TopicPage, TopicSummary,
     mailbox,
+    presence::{Heard, Presence, Whereabouts, Word},
 };
 use crate::{
     event::{Event, EventId, Topic},
@@ -557,6 +559,28 @@ impl Store for RedisStore {
             }
         }
         .boxed()
+    }
+
+    fn hear<'a>(&'a self, word: &'a Word) -> BoxFuture<'a, Result<Heard, StoreError>> {
+        presence::hear(&self.reads, &self.shared.keys, word).boxed()
+    }
+
+    fn sweep<'a>(
+        &'a self,
+        replica: &'a Arc<str>,
+    ) -> BoxFuture<'a, Result<(bool, [u64; 2]), StoreError>> {
+        presence::sweep(&self.reads, &self.shared.keys, replica).boxed()
+    }
+
+    fn said<'a>(&'a self, replica: &'a str) -> BoxFuture<'a, Result<Vec<Whereabouts>, StoreError>> {
+        presence::said(&self.reads, &self.shared.keys, replica).boxed()
+    }
+
+    fn present<'a>(
+        &'a self,
+        places: &'a [Option<Topic>],
+    ) -> BoxFuture<'a, Result<Presence, StoreError>> {
+        presence::present(&self.reads, &self.shared.keys, places).boxed()
     }
 
     fn retain(&self, keep: Keep) {

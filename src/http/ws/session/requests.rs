@@ -12,6 +12,7 @@ use crate::{
     event::{PublishItem, Topic},
     http::{
         access::allowed,
+        presence,
         problem::{Code, Problem},
         publish::{self, Rules},
         stream::count_verdict,
@@ -85,9 +86,8 @@ impl<S> Session<S> {
 
     /// What others see of it.
     fn told(&self) {
-        self.stream
-            .handle()
-            .follow(self.topics().cloned().collect());
+        let topics = self.topics().cloned().collect();
+        self.app.streams.follow(self.stream.handle(), &topics);
     }
 
     fn subscribe(
@@ -107,6 +107,7 @@ impl<S> Session<S> {
             return Err(Problem::new(Code::TooManyTopics, detail));
         }
         let (app, auth) = (self.app.clone(), self.app.auth());
+        presence::followable(&app.config(), &asked)?;
         let identity = self.identity(&auth)?;
         allowed(&auth, &identity, Right::Subscribe, &asked)?;
         if new.is_empty() {

@@ -49,7 +49,13 @@ fn call(keys: &Keys, entries: &[Waiting]) -> Request {
         }
     }
     let mut keyed = Vec::with_capacity(5 + 2 * names.len() + idempotency.len());
-    let log = [&keys.meta, &keys.last, &keys.heads, &keys.ingest, &keys.ingest_dead];
+    let log = [
+        &keys.meta,
+        &keys.last,
+        &keys.heads,
+        &keys.ingest,
+        &keys.ingest_dead,
+    ];
     keyed.extend(log.map(|key| key.clone().into_bytes()));
     for topic in &names {
         keyed.extend(keys.unchecked(topic));
@@ -58,7 +64,9 @@ fn call(keys: &Keys, entries: &[Waiting]) -> Request {
         keyed.push(keys.remembered(CALLER, topic, key).into_bytes());
     }
     let mut request = Request::call(Function::INGEST, &keyed);
-    let last = entries.last().map_or_else(String::new, |entry| entry.id.to_string());
+    let last = entries
+        .last()
+        .map_or_else(String::new, |entry| entry.id.to_string());
     request.push(last);
     request.push(entries.len().to_string());
     request.push(names.len().to_string());
@@ -90,7 +98,9 @@ impl Outcome {
             moved: figure(moved)?,
             duplicates: figure(duplicates)?,
             dead: figure(dead)?,
-            stopped: Some(stopped.text()?).filter(|id| !id.is_empty()).map(Into::into),
+            stopped: Some(stopped.text()?)
+                .filter(|id| !id.is_empty())
+                .map(Into::into),
         })
     }
 
@@ -121,19 +131,38 @@ mod tests {
         let mut output = BytesMut::new();
         request.write(Calls::Functions, &mut output);
         let text = String::from_utf8(output.to_vec()).expect("text");
-        text.split("\r\n").skip(2).step_by(2).map(str::to_owned).collect()
+        text.split("\r\n")
+            .skip(2)
+            .step_by(2)
+            .map(str::to_owned)
+            .collect()
     }
 
     #[test]
     fn a_call_names_every_topic_and_key_of_its_entries_once() {
         let keys = Keys::new("t");
-        let entries = [entry(1, "a", "", 9), entry(2, "", "k", 9), entry(3, "b", "k", 9), entry(4, "a", "k", 9)];
+        let entries = [
+            entry(1, "a", "", 9),
+            entry(2, "", "k", 9),
+            entry(3, "b", "k", 9),
+            entry(4, "a", "k", 9),
+        ];
         let calls = moves(&keys, &entries);
         assert_eq!(calls.len(), 1);
         let words = words(&calls[0]);
         assert_eq!(words[..3], ["FCALL", "tidegate_ingest", "11"]);
         let base = |name: &&str| format!("t:{{0}}:{name}");
-        let named = ["meta", "last", "heads", "ingest", "ingest:dead", "topic:a", "ch:a", "topic:b", "ch:b"];
+        let named = [
+            "meta",
+            "last",
+            "heads",
+            "ingest",
+            "ingest:dead",
+            "topic:a",
+            "ch:a",
+            "topic:b",
+            "ch:b",
+        ];
         assert_eq!(words[3..12], named.iter().map(base).collect::<Vec<_>>());
         let remembered = |topic: &[u8]| keys.remembered("ingest", topic, b"k");
         assert_eq!(words[12..14], [remembered(b"b"), remembered(b"a")]);
@@ -155,7 +184,10 @@ mod tests {
         let expected = [["1-256", "256"], ["1-512", "256"], ["1-600", "88"]];
         assert_eq!(lasts(&many), expected.map(|it| it.map(str::to_owned)));
         let large = [1, 600_000, 300_000, 200_000, 100_000];
-        let large: Vec<_> = (1..).zip(large).map(|(seq, bytes)| entry(seq, "a", "", bytes)).collect();
+        let large: Vec<_> = (1..)
+            .zip(large)
+            .map(|(seq, bytes)| entry(seq, "a", "", bytes))
+            .collect();
         let expected = [["1-1", "1"], ["1-2", "1"], ["1-4", "2"], ["1-5", "1"]];
         assert_eq!(lasts(&large), expected.map(|it| it.map(str::to_owned)));
         assert!(moves(&keys, &[]).is_empty());

@@ -1,0 +1,132 @@
+//! Who comes and goes, as events that are followed like any other.
+
+use rustix::process::Signal;
+
+use super::*;
+
+/// A user comes with its first stream, at once, and has left when its last one has been closed for `presence.debounce`.
+#[tokio::test]
+async fn a_user_joins_and_leaves_once_however_many_streams_it_has() {
+    let gateway = settings().start().await;
+    let mut watch = gateway.watch("room").await;
+    let first = gateway.visit("room", "alice").await;
+    assert_eq!(watch.change().await, "join alice");
+    let second = gateway.visit("room,hall", "alice").await;
+    let third = gateway
+        .ws("topic=room")
+        .bearer(&token("alice"))
+        .open()
+        .await;
+    let bob = gateway.visit("room", "b\"o\\b ü/").await;
+    assert_eq!(watch.change().await, "join b\"o\\b ü/");
+    drop((first, third));
+    let carol = gateway.visit("room", "carol").await;
+    assert_eq!(watch.change().await, "join carol");
+    drop(bob);
+    assert_eq!(
+        watch.change().await,
+        "leave b\"o\\b ü/",
+        "alice has one stream left"
+    );
+    drop(second);
+    assert_eq!(watch.change().await, "leave alice");
+    drop(carol);
+    assert_eq!(watch.change().await, "leave carol");
+}
+
+/// A page that is loaded again closes its stream and opens another one; a chain of polls does it all the time.
+#[tokio::test]
+async fn who_comes_back_at_once_has_not_left() {
+    let gateway = settings().start().await;
+    let mut watch = gateway.watch("room").await;
+    let mut alice = gateway.visit("room", "alice").await;
+    assert_eq!(watch.change().await, "join alice");
+    let mut cursor = gateway.poll("topic=room&wait=0s").answer().await.cursor;
+    for round in 0..3 {
+        drop(alice);
+        gateway.has_open_streams(1).await;
+        alice = gateway.visit("room", "alice").await;
+        let poll = gateway.poll("topic=room&wait=60s").after(&cursor);
+        let poll = poll.bearer(&token("bob")).begin().await;
+        if round == 0 {
+            assert_eq!(watch.change().await, "join bob");
+        }
+        gateway.publish("room", "next").await;
+        cursor = poll.answer().await.cursor;
+    }
+    // Whoever would have left before, would have been told before.
+    drop(gateway.visit("room", "carol").await);
+    assert_eq!(watch.change().await, "join carol");
+    assert_eq!(watch.changes(2).await, ["leave bob", "leave carol"]);
+    gateway.has("room", &["alice"]).await;
+}
+
+/// The list says where it stands among the events: whoever follows from there misses nothing and hears nothing twice.
+#[tokio::test]
+async fn joins_and_leaves_are_followed_from_a_cursor_by_all_encodings() {
+    let gateway = settings().start().await;
+    let early = gateway.visit("room", "early").await;
+    gateway.has("room", &["early"]).await;
+    let cursor = gateway.presence("room").await.json()["cursor"].clone();
+    let cursor = cursor.as_str().unwrap();
+    let late = gateway.visit("room", "late").await;
+    drop(early);
+    gateway.has("room", &["late"]).await;
+    let wanted = ["join late", "leave early"];
+    let topic = "$presence/room";
+    let mut sse = gateway.resume(topic, cursor).await;
+    assert_eq!(sse.replay(), "complete");
+    assert_eq!([sse.change().await, sse.change().await], wanted);
+    let mut ws = gateway.follow_after(topic, cursor).await;
+    for wanted in wanted {
+        let event = ws.next().await;
+        assert_eq!(event.topic, topic);
+        assert_eq!(change(Some(&event.event), &event.data), wanted);
+    }
+    let polled = gateway
+        .poll(&format!("topic={topic}&wait=0s"))
+        .after(cursor);
+    let polled = polled.answer().await;
+    polled.is_complete();
+    let got = polled.events.iter();
+    let got: Vec<_> = got.map(|it| change(it.kind.as_deref(), &it.data)).collect();
+    assert_eq!(got, wanted);
+    // A cursor of before is good for it together with other topics.
+    let middle = sse.cursor();
+    drop(late);
+    let mut both = gateway.resume("room,$presence/room", &middle).await;
+    assert_eq!(both.change().await, "leave late");
+    assert_eq!(sse.change().await, "leave late");
+    let topics = gateway.get_admin("/admin/topics?prefix=$presence/").await;
+    assert_eq!(topics.json()["topics"][0]["topic"], topic, "{topics:?}");
+    let one = gateway.get_admin("/admin/topics/%24presence%2Froom").await;
+    assert_eq!(one.json()["events"], 4, "{one:?}");
+}
+
+#[tokio::test]
+async fn the_debounce_changes_on_the_fly_and_the_rest_with_a_restart() {
+    let file = |debounce: &str| format!("presence: {{enabled: true, debounce: {debounce}}}\n");
+    let mut gateway = settings()
+        .without("presence.debounce")
+        .without("presence.enabled")
+        .config(&file("1h"))
+        .start()
+        .await;
+    let mut watch = gateway.watch("room").await;
+    drop(gateway.visit("room", "alice").await);
+    assert_eq!(watch.change().await, "join alice");
+    gateway.reloads(&file("0s")).await;
+    // Those who have gone before are judged by the new setting, too.
+    assert_eq!(watch.change().await, "leave alice");
+    drop(gateway.visit("room", "bob").await);
+    assert_eq!(watch.changes(2).await, ["join bob", "leave bob"]);
+    let answer = gateway
+        .reloads("presence: {enabled: false, debounce: 0s}\n")
+        .await;
+    assert_eq!(answer["restart"][0]["key"], "presence.enabled", "{answer}");
+    let _carol = gateway.visit("room", "carol").await;
+    assert_eq!(watch.change().await, "join carol");
+    gateway.program().signal(Signal::TERM);
+    let frame = watch.control("$drain").await;
+    assert!(frame.id.is_some());
+}
