@@ -1,15 +1,13 @@
 //! A wire between a gateway and Redis that breaks when it is told to.
 //!
-//! It forwards bytes and knows nothing of what they mean, but for one word: a connection on which `SSUBSCRIBE` was said is
-//! that of the feed. Whoever asks for a fault draws it from a seed; here nothing is random.
+//! It forwards bytes and knows nothing of what they mean, but for three words: a connection on which `SSUBSCRIBE` was said is
+//! that of the feed, one that begins with `REPLCONF` is a replica's, and one that is called `sentinel-...` a Sentinel's.
+//! Whoever asks for a fault draws it from a seed; here nothing is random.
 
 use std::{
     io,
     net::{Ipv4Addr, SocketAddr},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 
@@ -40,31 +38,70 @@ pub(crate) enum Aim {
     All,
     /// The feed's.
     Feed,
-    /// One that is not the feed's; the number chooses among them.
+    /// One that is nobody's of these; the number chooses among them.
     Command(usize),
+    /// Those of replicas that copy this server.
+    Replicas,
+    /// Those of Sentinels.
+    Sentinels,
+}
+
+/// Whose connection it is, as far as it has said so.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Speaker {
+    #[default]
+    Unknown,
+    Feed,
+    Replica,
+    Sentinel,
+}
+
+impl Speaker {
+    /// The words that give them away. The last two stand at the beginning of a connection: later they might be data.
+    const WORDS: [(&[u8], Self, usize); 3] = [
+        (b"SSUBSCRIBE", Self::Feed, usize::MAX),
+        (b"REPLCONF", Self::Replica, 512),
+        (b"sentinel-", Self::Sentinel, 512),
+    ];
+    const LONGEST: usize = 10;
+
+    /// Who says `bytes`, after `before` others.
+    fn of(bytes: &[u8], before: usize) -> Option<Self> {
+        let said = |word: &[u8]| {
+            let mut windows = bytes.windows(word.len());
+            windows.any(|window| window.eq_ignore_ascii_case(word))
+        };
+        let words = Self::WORDS.iter();
+        let mut in_time = words.filter(|(_, _, until)| before < *until);
+        in_time.find(|(word, _, _)| said(word)).map(|word| word.1)
+    }
 }
 
 /// What holds for all connections.
 #[derive(Clone, Copy, Debug, Default)]
 struct Gate {
     refuses: bool,
-    holds_to_store: bool,
-    holds_to_gateway: bool,
+    /// To the store, to the gateway.
+    ways: [bool; 2],
+    /// Replicas, Sentinels.
+    parted: [bool; 2],
 }
 
 impl Gate {
-    fn holds(self, way: Way) -> bool {
-        match way {
-            Way::ToStore => self.holds_to_store,
-            Way::ToGateway => self.holds_to_gateway,
-        }
+    fn holds(self, way: Way, speaker: Speaker) -> bool {
+        self.ways[way as usize]
+            || match speaker {
+                Speaker::Replica => self.parted[0],
+                Speaker::Sentinel => self.parted[1],
+                Speaker::Unknown | Speaker::Feed => false,
+            }
     }
 }
 
 /// One connection through the proxy.
 struct Link {
     over: CancellationToken,
-    feed: AtomicBool,
+    speaker: Mutex<Speaker>,
     /// Bytes that still go to the gateway, if they are counted.
     left: Mutex<Option<usize>>,
 }
@@ -113,14 +150,19 @@ impl ChaosProxy {
     fn aimed(&self, aim: Aim) -> Vec<Arc<Link>> {
         let mut links = self.shared.links.lock();
         links.retain(|link| !link.over.is_cancelled());
-        let is_feed = |link: &&Arc<Link>| link.feed.load(Ordering::Relaxed);
+        let of = |speaker: Speaker| {
+            let theirs = links.iter().filter(|link| *link.speaker.lock() == speaker);
+            theirs.cloned().collect::<Vec<_>>()
+        };
         match aim {
             Aim::All => links.clone(),
-            Aim::Feed => links.iter().filter(is_feed).cloned().collect(),
+            Aim::Feed => of(Speaker::Feed),
+            Aim::Replicas => of(Speaker::Replica),
+            Aim::Sentinels => of(Speaker::Sentinel),
             Aim::Command(which) => {
-                let others: Vec<_> = links.iter().filter(|link| !is_feed(link)).collect();
+                let others = of(Speaker::Unknown);
                 let chosen = others.get(which % others.len().max(1));
-                chosen.into_iter().copied().cloned().collect()
+                chosen.into_iter().cloned().collect()
             }
         }
     }
@@ -145,10 +187,18 @@ impl ChaosProxy {
 
     /// Bytes that go this way wait, on every connection, until [`Self::heal`].
     pub(crate) fn hold(&self, way: Way) {
-        self.shared.gate.send_modify(|gate| match way {
-            Way::ToStore => gate.holds_to_store = true,
-            Way::ToGateway => gate.holds_to_gateway = true,
-        });
+        let gate = &self.shared.gate;
+        gate.send_modify(|gate| gate.ways[way as usize] = true);
+    }
+
+    /// Bytes of replicas wait, both ways and also of those that come: a network that has lost them.
+    pub(crate) fn part_replicas(&self) {
+        self.shared.gate.send_modify(|gate| gate.parted[0] = true);
+    }
+
+    /// The same for Sentinels.
+    pub(crate) fn part_sentinels(&self) {
+        self.shared.gate.send_modify(|gate| gate.parted[1] = true);
     }
 
     /// Nobody listens any more, until [`Self::heal`]; what is connected stays.
@@ -156,8 +206,16 @@ impl ChaosProxy {
         self.shared.gate.send_modify(|gate| gate.refuses = true);
     }
 
-    /// What waited goes on, what was refused is accepted. What was cut stays cut.
+    /// What waited goes on, what was refused is accepted. What was cut stays cut, and so does what was parted: what a replica
+    /// has not got it does not get from a connection of then.
     pub(crate) fn heal(&self) {
+        let gate = *self.shared.gate.borrow();
+        if gate.parted[0] {
+            self.cut(Aim::Replicas);
+        }
+        if gate.parted[1] {
+            self.cut(Aim::Sentinels);
+        }
         self.shared.gate.send_modify(|gate| *gate = Gate::default());
         for link in self.aimed(Aim::All) {
             *link.left.lock() = None;
@@ -193,7 +251,7 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener, address: SocketAddr)
                 if let Ok((gateway, _)) = accepted {
                     let link = Arc::new(Link {
                         over: shared.over.child_token(),
-                        feed: AtomicBool::new(false),
+                        speaker: Mutex::default(),
                         left: Mutex::new(None),
                     });
                     shared.links.lock().push(link.clone());
@@ -229,27 +287,30 @@ async fn forward(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
 ) -> io::Result<()> {
-    const FEED: &[u8] = b"SSUBSCRIBE";
     let mut buffer = vec![0; 16 * 1024];
-    // The end of what came before, in which the word may have begun.
-    let mut before = Vec::new();
+    // The end of what came before, in which a word may have begun, and how much that was in all.
+    let (mut before, mut length) = (Vec::new(), 0);
     loop {
         let count = from.read(&mut buffer).await?;
         if count == 0 {
             return Ok(());
         }
         let bytes = &buffer[..count];
-        let _ = gate.wait_for(|gate| !gate.holds(way)).await;
-        match way {
-            Way::ToStore if !link.feed.load(Ordering::Relaxed) => {
-                before.extend_from_slice(bytes);
-                let said = |word: &[u8]| word.eq_ignore_ascii_case(FEED);
-                if before.windows(FEED.len()).any(said) {
-                    link.feed.store(true, Ordering::Relaxed);
-                }
-                before.drain(..before.len().saturating_sub(FEED.len() - 1));
-                to.write_all(bytes).await?;
+        if way == Way::ToStore && *link.speaker.lock() == Speaker::Unknown {
+            before.extend_from_slice(bytes);
+            if let Some(speaker) = Speaker::of(&before, length) {
+                *link.speaker.lock() = speaker;
             }
+            length += count;
+            before.drain(..before.len().saturating_sub(Speaker::LONGEST - 1));
+        }
+        let holds = |gate: &Gate| gate.holds(way, *link.speaker.lock());
+        let _ = gate.wait_for(|gate| !holds(gate)).await;
+        if link.over.is_cancelled() {
+            // What was cut while it waited does not arrive after all.
+            return Ok(());
+        }
+        match way {
             Way::ToStore => to.write_all(bytes).await?,
             Way::ToGateway => {
                 let goes = link.spend(count);

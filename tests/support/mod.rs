@@ -4,6 +4,7 @@
 //! (the gateway has noticed that a client left) is awaited as a state by [`eventually`].
 
 mod chaos_proxy;
+mod cluster;
 mod edge;
 mod fallback;
 mod gateway;
@@ -11,6 +12,7 @@ mod h2_client;
 mod http;
 mod poll_client;
 mod redis_server;
+mod sentinel;
 mod sse_client;
 mod tls_client;
 mod token;
@@ -22,12 +24,14 @@ use tidegate::event::EventId;
 use tokio::time::{Instant, sleep, timeout};
 
 pub(crate) use chaos_proxy::{Aim, ChaosProxy, Way};
+pub(crate) use cluster::RedisCluster;
 pub(crate) use fallback::{Encoding, Entry, Follower, Place};
 pub(crate) use gateway::{Exit, Gateway, Settings};
 pub(crate) use h2_client::H2Client;
 pub(crate) use http::{Chunks, Connection, Request, Response};
 pub(crate) use poll_client::{Poll, Polled, Poller, WaitingPoll};
 pub(crate) use redis_server::{Fsync, RedisConnection, RedisServer, Value};
+pub(crate) use sentinel::RedisSentinel;
 pub(crate) use sse_client::{Published, Subscriber, Subscription};
 pub(crate) use tls_client::{Authority, Pair, TlsClient};
 pub(crate) use token::{Claims, JwksServer, Signer, seconds, unsigned};

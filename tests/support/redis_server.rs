@@ -39,12 +39,38 @@ pub(crate) enum Fsync {
 /// How a server is started.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct RedisSettings {
+    shipped: String,
+    part: Part,
     lines: Vec<String>,
     password: Option<String>,
     tls: Option<[PathBuf; 3]>,
 }
 
+/// What the process is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Part {
+    /// A server by itself, or a master or replica.
+    #[default]
+    Server,
+    /// A node of a cluster, with a port for the bus.
+    Node,
+    /// A Sentinel: it keeps no data, and knows fewer settings.
+    Sentinel,
+}
+
 impl RedisSettings {
+    /// Is a node of a cluster, with a port of its own for the bus.
+    pub(crate) fn node(mut self) -> Self {
+        self.part = Part::Node;
+        self
+    }
+
+    /// Is a Sentinel.
+    pub(crate) fn sentinel(mut self) -> Self {
+        self.part = Part::Sentinel;
+        self
+    }
+
     /// Keeps a file of commands, from which it comes back after a restart. Without it, it comes back empty.
     pub(crate) fn appendonly(self, fsync: Fsync) -> Self {
         let when = match fsync {
@@ -106,6 +132,19 @@ impl RedisSettings {
     }
 }
 
+/// The text of a configuration file that users are given.
+pub(crate) fn shipped(name: &str) -> String {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("redis");
+    fs::read_to_string(folder.join(name)).unwrap()
+}
+
+/// The value of a setting in a configuration file.
+pub(crate) fn setting(text: &str, name: &str) -> String {
+    let mut lines = text.lines().filter_map(|line| line.split_once(' '));
+    let found = lines.find(|(said, _)| *said == name);
+    found.unwrap_or_else(|| panic!("no {name}")).1.to_owned()
+}
+
 /// A port that nobody listens on.
 pub(super) fn free_port() -> u16 {
     loop {
@@ -135,6 +174,17 @@ impl RedisServer {
         RedisSettings::default()
     }
 
+    /// Begins with a file of `redis/` and its password; `change` says what cannot be said in lines after it.
+    pub(crate) fn shipped(name: &str, change: impl FnOnce(String) -> String) -> RedisSettings {
+        let text = shipped(name);
+        let password = setting(&text, "requirepass");
+        RedisSettings {
+            shipped: change(text),
+            password: Some(password),
+            ..RedisSettings::default()
+        }
+    }
+
     /// Starts a server as it comes.
     pub(crate) async fn start() -> Self {
         Self::settings().start().await
@@ -148,15 +198,21 @@ impl RedisServer {
             settings,
             child: None,
         };
+        // Once: what a server or a Sentinel has written there itself holds when it comes back.
+        fs::write(server.file(), server.configuration()).unwrap();
         server.run();
         server
     }
 
+    fn file(&self) -> PathBuf {
+        self.home.path().join("redis.conf")
+    }
+
     fn run(&mut self) {
-        let file = self.home.path().join("redis.conf");
-        fs::write(&file, self.configuration()).unwrap();
+        let sentinel = self.settings.part == Part::Sentinel;
         let begun = Command::new("redis-server")
-            .arg(&file)
+            .arg(self.file())
+            .args(sentinel.then_some("--sentinel"))
             .env_clear()
             .current_dir(self.home.path())
             .stdin(Stdio::null())
@@ -174,15 +230,23 @@ impl RedisServer {
 
     fn configuration(&self) -> String {
         let mut lines = vec![
+            self.settings.shipped.clone(),
             "bind 127.0.0.1".to_owned(),
             format!("port {}", self.port),
             format!("dir {}", self.home.path().display()),
             "logfile redis.log".to_owned(),
             "daemonize no".to_owned(),
-            "save \"\"".to_owned(),
-            "enable-debug-command local".to_owned(),
-            "repl-diskless-sync-delay 0".to_owned(),
         ];
+        if self.settings.part != Part::Sentinel {
+            lines.extend([
+                "save \"\"".to_owned(),
+                "enable-debug-command local".to_owned(),
+                "repl-diskless-sync-delay 0".to_owned(),
+            ]);
+        }
+        if self.settings.part == Part::Node {
+            lines.push(format!("cluster-port {}", free_port()));
+        }
         if let (Some(port), Some([certificate, key, authority])) =
             (self.tls_port, &self.settings.tls)
         {
@@ -373,6 +437,11 @@ impl RedisServer {
             connection.try_ask(&["AUTH", password]).await?;
         }
         Ok(connection)
+    }
+
+    /// The password that it wants.
+    pub(crate) fn password(&self) -> &str {
+        self.settings.password.as_deref().unwrap_or_default()
     }
 
     /// Sends one command on a connection of its own; an error is a failure of the test.
