@@ -125,8 +125,9 @@ impl RedisServer {
             "DEBUG",
             "INFO-PERIOD",
             "200",
+            // A replica of which nothing was heard for five times this is not promoted, and with a master down it is asked once in a second.
             "PING-PERIOD",
-            "100",
+            "500",
             "ASK-PERIOD",
             "100",
             // After four times this one that calls itself master against their will is made a replica: not while a failover runs.
