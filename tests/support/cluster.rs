@@ -115,6 +115,11 @@ impl RedisCluster {
             .with("redis.password", self.nodes[0].password())
     }
 
+    /// A node, by its number, to be asked.
+    pub(crate) fn at(&self, at: usize) -> &RedisServer {
+        &self.nodes[at]
+    }
+
     /// A node, by its number.
     pub(crate) fn node(&mut self, at: usize) -> &mut RedisServer {
         &mut self.nodes[at]

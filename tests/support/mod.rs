@@ -31,7 +31,7 @@ pub(crate) use h2_client::H2Client;
 pub(crate) use http::{Chunks, Connection, Request, Response};
 pub(crate) use poll_client::{Poll, Polled, Poller, WaitingPoll};
 pub(crate) use redis_server::{Fsync, RedisConnection, RedisServer, Value};
-pub(crate) use sentinel::RedisSentinel;
+pub(crate) use sentinel::{RedisSentinel, patiently};
 pub(crate) use sse_client::{Published, Subscriber, Subscription};
 pub(crate) use tls_client::{Authority, Pair, TlsClient};
 pub(crate) use token::{Claims, JwksServer, Signer, seconds, unsigned};

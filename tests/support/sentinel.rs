@@ -180,6 +180,11 @@ impl RedisSentinel {
             .with("redis.password", self.servers[0].password())
     }
 
+    /// A server, by its number, to be asked.
+    pub(crate) fn at(&self, at: usize) -> &RedisServer {
+        &self.servers[at]
+    }
+
     /// A server, by its number.
     pub(crate) fn server(&mut self, at: usize) -> &mut RedisServer {
         &mut self.servers[at]
@@ -328,7 +333,7 @@ impl RedisSentinel {
 }
 
 /// Looks until `look` finds what it wants.
-pub(super) async fn patiently<T>(
+pub(crate) async fn patiently<T>(
     what: &str,
     mut look: impl AsyncFnMut() -> Result<T, String>,
 ) -> T {
