@@ -4,7 +4,9 @@
 //! Publishers, clients and faults are drawn from a seed; the timing is that of real processes, and differs. At the end each
 //! client's record is held against everything that was ever in the log, by a judge that is itself tested.
 
+mod chronicle;
 mod client;
+mod home;
 mod judge;
 mod publisher;
 mod schedule;
@@ -95,7 +97,7 @@ async fn weather(weather: Weather) {
 
 async fn storm(weather: Weather, seed: u64) {
     let mut dice = Dice::new(seed);
-    let world = World::begin().await;
+    let world = World::begin(weather.home()).await;
     let mut clients = JoinSet::new();
     let mut storm = Storm {
         weather,

@@ -18,7 +18,7 @@ use tidegate::{
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::{
-    judge::{Asked, Gap, Line, Name, Reason, Replay, Told},
+    judge::{Asked, Gap, Line, Millis, Name, Reason, Replay, Told},
     publisher::{MARK, publish_one},
     schedule::{BUSY, QUIET, REPLICAS, topic},
     wire::{Asking, Stream},
@@ -61,6 +61,8 @@ pub(super) struct Client {
     cursor: Option<EventId>,
     earliest: bool,
     replica: usize,
+    /// When it last asked for a stream.
+    sent: Millis,
     /// Topics whose last event has come.
     ended: HashSet<Name>,
     progress: Progress,
@@ -119,6 +121,7 @@ impl Client {
             cursor: None,
             earliest: habit != Habit::Newcomer && dice.once_in(2),
             replica: dice.below(REPLICAS),
+            sent: 0,
             ended: HashSet::new(),
             progress: Progress::default(),
             dice,
@@ -204,6 +207,7 @@ impl Client {
         let (request, asked) = self.request();
         let address = self.world.address(self.replica);
         let room = (self.habit == Habit::Slow).then_some(4_096);
+        self.sent = now_ms();
         let asking = Stream::ask(address, &request, room);
         let asking = if self.world.is_storming() && self.dice.once_in(10) {
             // Gone before it was answered.
@@ -319,6 +323,7 @@ impl Client {
                 };
                 Told::Opened {
                     replica: self.replica,
+                    sent: self.sent,
                     asked,
                     topics: self.topics.clone().into(),
                     replay,

@@ -8,11 +8,12 @@ mod life;
 mod log;
 mod publications;
 mod tests;
+mod tests_failover;
 
 use std::{fmt, sync::Arc};
 
 pub(super) use life::{Asked, Gap, Line, Reason, Replay, Tally, Told, judge};
-pub(super) use log::{Birth, Entry, Log, Taking};
+pub(super) use log::{Birth, Entry, Failover, Log, Range, Taking};
 pub(super) use publications::{Publication, judge_publications};
 
 /// Milliseconds of the clock that Redis and the test share.
@@ -42,6 +43,10 @@ pub(super) enum Mistake {
     Verdict,
     /// The log itself is not as it should be.
     Log,
+    /// It is recorded that something was lost, and it was not, or not like this.
+    FalseRecord,
+    /// Somebody could witness that something was lost, and it is not recorded.
+    Unrecorded,
     /// An answer to a publisher is not true.
     Acknowledgement,
 }

@@ -240,7 +240,7 @@ pub(super) async fn publish_directly(world: Arc<World>, mut dice: Dice, until: I
             assert!(begun.elapsed() < PATIENCE, "Redis did not take {event:?}");
             let ask = async {
                 if connection.is_none() {
-                    connection = Some(RedisConnection::open(world.redis_address).await?);
+                    connection = Some(RedisConnection::open(world.master()).await?);
                 }
                 connection.as_mut().unwrap().try_ask(&words).await
             };

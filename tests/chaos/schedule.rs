@@ -4,6 +4,7 @@ use std::{fmt, time::Duration};
 
 use tidegate::store::faulty::Dice;
 
+use super::home::Kind;
 use crate::support::{Aim, Way};
 
 /// Replicas of the gateway.
@@ -31,6 +32,15 @@ pub(super) enum Weather {
     Trims,
     /// The same, and the whole log is flushed.
     Floods,
+}
+
+impl Weather {
+    /// Where the log lives.
+    pub(super) fn home(self) -> Kind {
+        match self {
+            Self::Rough | Self::Trims | Self::Floods => Kind::Single,
+        }
+    }
 }
 
 /// One thing that breaks.

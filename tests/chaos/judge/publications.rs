@@ -48,8 +48,7 @@ pub(in crate::chaos) fn judge_publications(
         {
             return wrong("stored as something else");
         }
-        let lives: HashSet<usize> = stored.iter().map(|(_, _, entry)| entry.life).collect();
-        if lives.len() < stored.len() || (!publication.keyed && stored.len() > 1) {
+        if is_doubled(&stored) || (!publication.keyed && stored.len() > 1) {
             return wrong("stored twice");
         }
         let mut first = HashSet::new();
@@ -81,4 +80,16 @@ pub(in crate::chaos) fn judge_publications(
             format!("nobody published {data:?}"),
         ),
     }
+}
+
+/// Whether one log had something twice at some time. In another log, or where the server was lost that had it, it may stand
+/// once more.
+fn is_doubled(stored: &[(&Name, EventId, &Entry)]) -> bool {
+    let mut entries: Vec<&Entry> = stored.iter().map(|(_, _, entry)| *entry).collect();
+    entries.sort_by_key(|entry| (entry.life, entry.era));
+    entries.windows(2).any(|pair| {
+        let [earlier, later] = pair else { return false };
+        let lost = earlier.lost().is_some_and(|failover| failover < later.era);
+        earlier.life == later.life && !lost
+    })
 }
