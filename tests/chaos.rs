@@ -23,12 +23,12 @@ use std::{
 
 use tidegate::store::faulty::Dice;
 use tokio::{
-    task::JoinSet,
+    task::{JoinSet, LocalSet},
     time::{Instant, sleep, sleep_until},
 };
 
 use client::{Client, Progress};
-use judge::{Complaint, Tally, judge, judge_publications};
+use judge::{Complaint, Left, Tally, judge, judge_publications};
 use publisher::{MARK, publish, publish_directly, publish_one};
 use schedule::{BUSY, QUIET, Schedule, Weather, topic};
 use world::{Phase, World};
@@ -91,7 +91,7 @@ impl Drop for Storm {
 
 async fn weather(weather: Weather) {
     for seed in seeds() {
-        storm(weather, seed).await;
+        LocalSet::new().run_until(storm(weather, seed)).await;
     }
 }
 
@@ -124,7 +124,7 @@ async fn storm(weather: Weather, seed: u64) {
     for (at, fault) in storm.schedule.0.clone() {
         sleep_until(begun + at).await;
         let world = world.clone();
-        faults.spawn(async move { world.strike(fault).await });
+        faults.spawn_local(async move { world.strike(fault).await });
         while let Some(ended) = faults.try_join_next() {
             ended.unwrap();
         }
@@ -153,8 +153,9 @@ async fn storm(weather: Weather, seed: u64) {
     world.phase.send_replace(Phase::Over);
     clients.join_all().await;
 
-    let log = world.log().await;
-    let sum = verdict(&world, &log, &storm.clients).unwrap_or_else(|found| panic!("{found}"));
+    let (log, left) = world.log().await;
+    let sum =
+        verdict(&world, &log, &left, &storm.clients).unwrap_or_else(|found| panic!("{found}"));
     world.end().await;
     let figures = &world.figures;
     let [faults, refusals, unknown, repeated, checkpoints, newcomers] = [
@@ -167,16 +168,24 @@ async fn storm(weather: Weather, seed: u64) {
     ]
     .map(|counter| counter.load(Ordering::Relaxed));
     let entries: usize = log.topics.values().map(BTreeMap::len).sum();
+    let lost = log.count_lost();
     println!(
-        "chaos: {weather:?}, seed {seed}: {faults} faults, {} births; {entries} events published, {repeated} requests repeated, \
-         {unknown} outcomes unknown, {refusals} refusals; {CLIENTS} clients, {} deliveries, {} reconnects, {checkpoints} from \
-         checkpoints, {newcomers} new topics cut at once; {} gaps told ({} resets), lost 0, doubled 0",
+        "chaos: {weather:?}, seed {seed}: {faults} faults, {} births, {} failovers; {entries} events published, {repeated} requests \
+         repeated, {unknown} outcomes unknown, {refusals} refusals; {CLIENTS} clients, {} deliveries, {} reconnects, {checkpoints} \
+         from checkpoints, {newcomers} new topics cut at once; {lost} events lost with their master, {} gaps told ({} resets, {} \
+         losses), lost otherwise 0, doubled 0; {:.1} s",
         log.births.len(),
+        log.failovers.len(),
         sum.events,
         sum.connections - CLIENTS,
         sum.gaps,
         sum.resets,
+        sum.losses,
+        begun.elapsed().as_secs_f32(),
     );
+    let losing = weather == Weather::Losses;
+    assert_eq!(lost > 0, losing, "a master takes something with it, or not");
+    assert_eq!(sum.losses > 0, losing, "and that is told");
     assert!(
         checkpoints > 0 && newcomers > 0,
         "the shapes that matter were there"
@@ -207,9 +216,15 @@ fn incomplete(clients: &[Progress]) -> Option<String> {
     Some(format!("{} clients: {first}", open.len()))
 }
 
-fn verdict(world: &World, log: &judge::Log, clients: &[Progress]) -> Result<Tally, Complaint> {
+fn verdict(
+    world: &World,
+    log: &judge::Log,
+    left: &Left,
+    clients: &[Progress],
+) -> Result<Tally, Complaint> {
     log.judge()?;
-    judge_publications(log, &world.publications.lock())?;
+    log.judge_recorded()?;
+    judge_publications(log, left, &world.publications.lock())?;
     let mut sum = Tally::default();
     for (number, client) in clients.iter().enumerate() {
         let tally = judge(log, &client.record.lock()).map_err(|found| Complaint {
@@ -219,6 +234,7 @@ fn verdict(world: &World, log: &judge::Log, clients: &[Progress]) -> Result<Tall
         sum.events += tally.events;
         sum.gaps += tally.gaps;
         sum.resets += tally.resets;
+        sum.losses += tally.losses;
         sum.connections += tally.connections;
     }
     Ok(sum)
@@ -240,4 +256,28 @@ async fn what_is_trimmed_or_deleted_is_told() {
 #[tokio::test]
 async fn what_is_flushed_is_told() {
     weather(Weather::Floods).await;
+}
+
+/// Where a server has no functions, the same promises hold.
+#[tokio::test]
+async fn nothing_is_lost_without_functions() {
+    weather(Weather::Scripts).await;
+}
+
+/// A master that is killed takes nothing with it that a replica had, and nobody is told of anything.
+#[tokio::test]
+async fn nothing_is_lost_when_another_master_takes_over_that_has_everything() {
+    weather(Weather::Failovers).await;
+}
+
+/// What a master took with it is told to whoever can witness it, and to nobody else.
+#[tokio::test]
+async fn what_a_failover_lost_is_told_to_those_who_can_witness_it() {
+    weather(Weather::Losses).await;
+}
+
+/// Everything moves from node to node of a cluster, and nothing is lost on the way.
+#[tokio::test]
+async fn nothing_is_lost_when_the_slot_moves() {
+    weather(Weather::Moves).await;
 }

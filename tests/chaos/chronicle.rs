@@ -1,18 +1,95 @@
 //! A chronicle of everything that was in the log, read from Redis itself.
 
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use tidegate::event::EventId;
+
 use super::{
-    judge::{Birth, Entry, Log, Millis, Name, Taking},
+    home::Handover,
+    judge::{Birth, Entry, Failover, Left, Log, Millis, Name, Range, Taking},
     world::now_ms,
 };
 use crate::support::{RedisServer, Value, id};
 
-/// Everything in Redis that is an entry of a topic, and the birth of the log.
+/// Everything in Redis that is an entry of a topic; the birth of the log, and its last id; what waits to be taken in, and what
+/// was refused; what is recorded as lost.
 const SNAPSHOT: &str = "
-    local reply = { redis.call('HGET', 'tidegate:{0}:meta', 'born') or '' }
-    for _, key in ipairs(redis.call('KEYS', 'tidegate:{0}:topic:*')) do
+    local base = 'tidegate:{0}:'
+    local function entries(key) return redis.call('XRANGE', base .. key, '-', '+') end
+    local reply = {
+        redis.call('HGET', base .. 'meta', 'born') or '',
+        redis.call('HGET', base .. 'meta', 'last') or '0-0',
+        entries('ingest'),
+        entries('ingest:dead'),
+        redis.call('HGETALL', base .. 'lost'),
+    }
+    for _, key in ipairs(redis.call('KEYS', base .. 'topic:*')) do
         reply[#reply + 1] = { key, redis.call('XRANGE', key, '-', '+') }
     end
     return reply";
+
+/// What a server had at some moment.
+pub(super) struct Snapshot {
+    born: String,
+    last: EventId,
+    /// The data of what waits to be taken in, and of what was refused.
+    left: Left,
+    lost: BTreeMap<Name, Vec<Range>>,
+    topics: Vec<(Name, Vec<Value>)>,
+}
+
+impl Snapshot {
+    /// Reads a server that may be a replica.
+    pub(super) async fn take(redis: &RedisServer) -> Self {
+        let mut connection = redis.connect().await;
+        // Where there is no cluster this is an error, and of no concern.
+        connection.ask(&["READONLY"]).await;
+        Self::read(&connection.ask(&["EVAL_RO", SNAPSHOT, "0"]).await)
+    }
+
+    fn read(answer: &Value) -> Self {
+        let items = answer.items();
+        let data = |entries: &Value, name: &str| -> Vec<String> {
+            let fields = entries
+                .items()
+                .iter()
+                .map(|entry| entry.items()[1].fields());
+            let data = fields.map(|mut fields| fields.remove(name));
+            data.map(Option::unwrap_or_default).collect()
+        };
+        let stream = |stream: &Value| {
+            let key = stream.items()[0].text();
+            let topic = key.strip_prefix("tidegate:{0}:topic:").unwrap();
+            (Name::from(topic), stream.items()[1].items().to_vec())
+        };
+        let lost = items[4].fields().into_iter().map(|(topic, ranges)| {
+            let ranges = ranges.split(' ').map(|range| {
+                let (after, through) = range.split_once("..").unwrap();
+                (id(after), id(through))
+            });
+            (Name::from(topic), ranges.collect())
+        });
+        Self {
+            born: items[0].text(),
+            last: id(&items[1].text()),
+            left: Left {
+                waiting: data(&items[2], "data"),
+                dead: data(&items[3], "f:data"),
+                gone: Vec::new(),
+            },
+            lost: lost.collect(),
+            topics: items[5..].iter().map(stream).collect(),
+        }
+    }
+
+    /// The data of everything that was handed over to be taken in, wherever it is now.
+    fn taken_in(&self) -> HashSet<String> {
+        let entries = self.topics.iter().flat_map(|(_, entries)| entries);
+        let data = entries.map(|entry| entry.items()[1].fields().remove("d").unwrap());
+        let left = self.left.waiting.iter().chain(&self.left.dead).cloned();
+        data.chain(left).collect()
+    }
+}
 
 /// What was in the log.
 #[derive(Default)]
@@ -21,6 +98,8 @@ pub(super) struct Chronicle {
     life: usize,
     /// When the last log began to go away, while no other has been seen.
     flushed: Option<Millis>,
+    /// The data of what was handed over to be taken in, and was lost.
+    gone: Vec<String>,
 }
 
 /// Runs commands as one, so that nothing happens between them.
@@ -90,32 +169,76 @@ impl Chronicle {
             &["DEBUG", "SLEEP", "0.005"],
         ];
         let (since, answers) = at_once(redis, &commands).await;
-        self.add_all(&answers[0], Some((Taking::Flush, since)));
+        let snapshot = Snapshot::read(&answers[0]);
+        self.add_all(&snapshot, Some((Taking::Flush, since)));
         self.flushed.get_or_insert(since);
         self.life += 1;
     }
 
-    /// Everything that was ever in the log.
-    pub(super) async fn close(&mut self, redis: &RedisServer) -> Log {
-        let (_, answers) = at_once(redis, &[&["EVAL", SNAPSHOT, "0"]]).await;
-        self.add_all(&answers[0], None);
-        self.log.clone()
+    /// Another server has taken over. Returns the number of the failover.
+    pub(super) fn hand_over(&mut self, handover: Handover) -> usize {
+        let Handover { since, old, new } = handover;
+        let number = self.log.failovers.len();
+        let kept: HashMap<&Name, HashSet<String>> = {
+            let ids = |entries: &[Value]| {
+                entries
+                    .iter()
+                    .map(|entry| entry.items()[0].text())
+                    .collect()
+            };
+            let topics = new.topics.iter();
+            topics
+                .map(|(topic, entries)| (topic, ids(entries)))
+                .collect()
+        };
+        for (topic, entries) in &old.topics {
+            let kept = kept.get(topic);
+            for entry in entries {
+                let stays = kept.is_some_and(|kept| kept.contains(&entry.items()[0].text()));
+                let taken = (!stays).then_some((Taking::Lost(number), since));
+                self.add(topic, std::slice::from_ref(entry), taken);
+            }
+        }
+        let (before, after) = (old.taken_in(), new.taken_in());
+        self.gone.extend(before.difference(&after).cloned());
+        self.log.failovers.push(Failover {
+            since,
+            over: Millis::MAX,
+            last: new.last,
+        });
+        number
     }
 
-    fn add_all(&mut self, snapshot: &Value, taken: Option<(Taking, Millis)>) {
-        let mut items = snapshot.items().iter();
-        let born = items.next().unwrap().text();
+    /// Everybody knows what there is to know of a failover.
+    pub(super) fn is_over(&mut self, failover: usize) {
+        self.log.failovers[failover].over = now_ms();
+    }
+
+    /// Everything that was ever in the log, and what did not come there.
+    pub(super) async fn close(&mut self, redis: &RedisServer) -> (Log, Left) {
+        let snapshot = Snapshot::take(redis).await;
+        self.add_all(&snapshot, None);
+        self.log.recorded.clone_from(&snapshot.lost);
+        let gone = self.gone.clone();
+        (
+            self.log.clone(),
+            Left {
+                gone,
+                ..snapshot.left
+            },
+        )
+    }
+
+    fn add_all(&mut self, snapshot: &Snapshot, taken: Option<(Taking, Millis)>) {
         if self.life > 0
-            && !born.is_empty()
+            && !snapshot.born.is_empty()
             && let Some(since) = self.flushed.take()
         {
-            let born = id(&born);
+            let born = id(&snapshot.born);
             self.log.births.push(Birth { id: born, since });
         }
-        for stream in items {
-            let key = stream.items()[0].text();
-            let topic = key.strip_prefix("tidegate:{0}:topic:").unwrap();
-            self.add(topic, stream.items()[1].items(), taken);
+        for (topic, entries) in &snapshot.topics {
+            self.add(topic, entries, taken);
         }
     }
 
@@ -132,7 +255,7 @@ impl Chronicle {
                 data: field("d"),
                 previous: id(&field("p")),
                 life: self.life,
-                era: 0,
+                era: self.log.failovers.len(),
                 taken,
             };
             let added = self.log.add(&topic, id(&at.text()), entry);

@@ -11,18 +11,28 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tokio::{sync::watch, time::sleep};
+use serde_json::Value;
+use tidegate::store::faulty::Dice;
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
 
 use super::{
     chronicle::Chronicle,
     home::{Home, Kind},
-    judge::{Log, Millis, Publication},
+    judge::{Left, Log, Millis, Name, Publication},
+    publisher::publish_one,
     schedule::{Fault, REPLICAS, topic},
+    wire::ask,
 };
-use crate::support::{Aim, ChaosProxy, Gateway, Settings, Way, eventually};
+use crate::support::{Aim, ChaosProxy, Gateway, Request, Settings, Way, eventually};
 
 /// How long a gateway may take to end when it is asked to: the drain, and a publish that waits for Redis meanwhile.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(15);
+
+/// A topic that nobody follows but the test itself.
+const PROBE: &str = "probe";
 
 /// The time, as Redis knows it, too.
 pub(super) fn now_ms() -> Millis {
@@ -40,6 +50,17 @@ pub(super) enum Phase {
     /// Clients leave.
     Over,
 }
+
+/// Whether what is stored will stay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Tide {
+    Steady,
+    /// What is acknowledged now will be lost.
+    Parted,
+}
+
+/// What is acknowledged for so long, at the least, is lost when replicas are parted from their master.
+const PARTED: Duration = Duration::from_millis(700);
 
 /// What happened, in figures.
 #[derive(Debug, Default)]
@@ -73,9 +94,12 @@ pub(super) struct World {
     home: tokio::sync::Mutex<Home>,
     /// Where the log is now.
     master: Mutex<SocketAddr>,
+    /// What has to be said there; empty where nothing.
+    pub(super) password: String,
     places: Vec<Place>,
     chronicle: tokio::sync::Mutex<Chronicle>,
     pub(super) phase: watch::Sender<Phase>,
+    pub(super) tide: watch::Sender<Tide>,
     pub(super) figures: Figures,
     pub(super) publications: Mutex<Vec<Publication>>,
     serial: AtomicUsize,
@@ -85,7 +109,7 @@ pub(super) struct World {
 
 fn settings(place: usize, home: &Home, wire: Option<u16>) -> Settings {
     let settings = home
-        .tell(Gateway::settings(), wire)
+        .tell(wire)
         .with("stream.keepalive", "400ms")
         .with("publish.timeout", "1s")
         .with("publish.idempotency_window", "1h")
@@ -123,14 +147,16 @@ impl World {
         }
         let world = Self {
             master: Mutex::new(home.master().address()),
-            home: tokio::sync::Mutex::new(home),
             places,
             chronicle: tokio::sync::Mutex::default(),
             phase: watch::Sender::new(Phase::Storm),
+            tide: watch::Sender::new(Tide::Steady),
+            password: home.password().to_owned(),
             figures: Figures::default(),
             publications: Mutex::default(),
             serial: AtomicUsize::new(0),
             said: Mutex::default(),
+            home: tokio::sync::Mutex::new(home),
         };
         world.is_healthy().await;
         Arc::new(world)
@@ -155,9 +181,23 @@ impl World {
         self.serial.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Cuts the feed of a replica.
-    pub(super) fn cut_feed(&self, replica: usize) {
-        self.wire(replica).cut(Aim::Feed);
+    /// Cuts the feed of a replica, or, where they share the wire, of all.
+    pub(super) async fn cut_feed(&self, replica: usize) {
+        self.cut(replica, Aim::Feed).await;
+    }
+
+    async fn cut(&self, replica: usize, aim: Aim) {
+        if let Some(wire) = &self.places[replica].proxy {
+            wire.cut(aim);
+        } else if let Ok(home) = self.home.try_lock() {
+            if let Some(wire) = home.shared_wire() {
+                wire.cut(aim);
+            } else {
+                let which = if aim == Aim::Feed { "pubsub" } else { "normal" };
+                let kill = ["CLIENT", "KILL", "TYPE", which];
+                home.master().command(&kill).await;
+            }
+        }
     }
 
     fn wire(&self, replica: usize) -> &ChaosProxy {
@@ -212,9 +252,7 @@ impl World {
                 assert!(exit.status.success(), "a drain ends well: {exit:?}");
                 *place = Some(self.start(replica).await);
             }
-            Fault::Cut(replica, aim) => {
-                self.wire(replica).cut(aim);
-            }
+            Fault::Cut(replica, aim) => self.cut(replica, aim).await,
             Fault::CutAfter(replica, aim, bytes) => {
                 self.wire(replica).cut_after(aim, bytes);
             }
@@ -246,6 +284,12 @@ impl World {
                 sleep(time).await;
                 home.master().thaw();
             }
+            Fault::FailOver(parted) => self.fail_over(parted).await,
+            Fault::Move => {
+                let mut home = self.home.lock().await;
+                home.move_slot().await;
+                *self.master.lock() = home.master().address();
+            }
             Fault::Restart(time) => self.home.lock().await.restart(time).await,
             Fault::Trim(at, keep) => {
                 let home = self.home.lock().await;
@@ -269,8 +313,53 @@ impl World {
         }
     }
 
-    /// Everything that was ever in the log.
-    pub(super) async fn log(&self) -> Log {
+    async fn fail_over(&self, parted: bool) {
+        let mut home = self.home.lock().await;
+        if parted {
+            home.part();
+            self.tide.send_replace(Tide::Parted);
+            sleep(PARTED).await;
+        }
+        let handover = home.fail_over(parted).await;
+        let number = self.chronicle.lock().await.hand_over(handover);
+        *self.master.lock() = home.master().address();
+        self.everybody_knows().await;
+        self.chronicle.lock().await.is_over(number);
+        self.tide.send_replace(Tide::Steady);
+    }
+
+    /// Waits until every replica has told what it found missing, and heard what the others found. What is published now comes
+    /// on a replica only after everything that it had to repair; and what is published after that has come everywhere, after
+    /// everything that was recorded by then.
+    async fn everybody_knows(&self) {
+        let topic = Name::from(PROBE);
+        for _ in 0..2 {
+            let mut dice = Dice::new(u64::try_from(self.serial()).unwrap());
+            let newest = publish_one(self, &mut dice, &topic, "is a probe").await;
+            let before = newest.previous();
+            let asking = Request::get(&format!("/poll?topic={PROBE}&lastEventId={before}&wait=1s"));
+            for replica in 0..REPLICAS {
+                let begun = Instant::now();
+                loop {
+                    let answer = ask(self.address(replica), &asking).await;
+                    let has = |body: &Value| {
+                        let events = body["events"].as_array();
+                        events.is_some_and(|events| !events.is_empty())
+                    };
+                    match &answer {
+                        Ok((200, body)) if has(body) => break,
+                        _ => {}
+                    }
+                    let late = begun.elapsed() > DRAIN_PATIENCE;
+                    assert!(!late, "replica {replica} does not go on: {answer:?}");
+                    sleep(Duration::from_millis(20)).await;
+                }
+            }
+        }
+    }
+
+    /// Everything that was ever in the log, and what was left outside.
+    pub(super) async fn log(&self) -> (Log, Left) {
         let home = self.home.lock().await;
         self.chronicle.lock().await.close(home.master()).await
     }

@@ -451,7 +451,6 @@ impl<'a> Client<'a> {
                 belief.next = next;
             }
         }
-        owed.retain(|owed| !self.told_of(owed));
         self.owed.extend(owed);
         Ok(())
     }
@@ -565,6 +564,8 @@ impl<'a> Client<'a> {
                 if gap.topics.len() != self.beliefs.len() {
                     return wrong("whose cursor is unknown misses something of all topics");
                 }
+                let topics = gap.topics.iter().cloned();
+                self.losses.extend(topics.map(|topic| (topic, at)));
             }
         }
         if let Some(at_least) = gap.at_least {
@@ -582,9 +583,6 @@ impl<'a> Client<'a> {
         if gap.reason == Reason::Reset {
             self.reset = Some(at);
         }
-        let mut owed = std::mem::take(&mut self.owed);
-        owed.retain(|owed| !self.told_of(owed));
-        self.owed = owed;
         Ok(())
     }
 
@@ -609,15 +607,16 @@ impl<'a> Client<'a> {
 
     /// The storm is over, the client has read on to the end: whatever the log has, it has.
     fn end(&self) -> Result<(), Complaint> {
-        for owed in &self.owed {
-            let recorded = self.log.is_recorded(&owed.topic, owed.id);
-            if owed.came && !recorded {
+        for owed in self.owed.iter().filter(|owed| owed.came) {
+            if !self.log.is_recorded(&owed.topic, owed.id) {
                 return complain(
                     Mistake::Unrecorded,
                     format!("{owed:?}: the replica had it, and its loss is not recorded"),
                 );
             }
-            if owed.came || recorded {
+        }
+        for owed in self.owed.iter().filter(|owed| !self.told_of(owed)) {
+            if owed.came || self.log.is_recorded(&owed.topic, owed.id) {
                 return complain(
                     Mistake::Untold,
                     format!(

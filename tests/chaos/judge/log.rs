@@ -100,6 +100,10 @@ impl Log {
             Some(known) => {
                 let taken = known.taken.take().or(entry.taken);
                 known.taken = entry.taken;
+                let entry = Entry {
+                    era: known.era,
+                    ..entry
+                };
                 if *known != entry {
                     return complain(
                         Mistake::Log,
@@ -153,6 +157,12 @@ impl Log {
         let (first, entry) = lost.next()?;
         let last = lost.next_back().map_or(*first, |(last, _)| *last);
         Some((entry.previous, last))
+    }
+
+    /// How many entries failovers lost.
+    pub(in crate::chaos) fn count_lost(&self) -> usize {
+        let entries = self.topics.values().flat_map(BTreeMap::values);
+        entries.filter(|entry| entry.lost().is_some()).count()
     }
 
     /// Whether it is recorded that this entry is lost.

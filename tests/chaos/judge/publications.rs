@@ -20,9 +20,20 @@ pub(in crate::chaos) struct Publication {
     pub(in crate::chaos) answers: Vec<(EventId, bool)>,
 }
 
+/// What was handed over to be taken in, and is not in the log: its data.
+#[derive(Clone, Debug, Default)]
+pub(in crate::chaos) struct Left {
+    pub(in crate::chaos) waiting: Vec<String>,
+    /// Refused.
+    pub(in crate::chaos) dead: Vec<String>,
+    /// Lost in a failover.
+    pub(in crate::chaos) gone: Vec<String>,
+}
+
 /// What was acknowledged is in the log once, what is in the log was published.
 pub(in crate::chaos) fn judge_publications(
     log: &Log,
+    left: &Left,
     published: &[Publication],
 ) -> Result<(), Complaint> {
     let mut stored: HashMap<&str, Vec<(&Name, EventId, &Entry)>> = HashMap::new();

@@ -1,7 +1,8 @@
 //! The mistakes that can be made when a failover has lost something, each made once.
 
 use super::{
-    Asked, Entry, Failover, Log, Mistake, Publication, Reason, Replay, Taking, judge_publications,
+    Asked, Entry, Failover, Left, Log, Mistake, Publication, Reason, Replay, Taking,
+    judge_publications,
     tests::{Lines, entry, event, finds, gap, gap_of, id, log, name, now, open, resume, verdict},
 };
 use crate::chaos::judge::Told;
@@ -282,14 +283,14 @@ fn a_publication_that_was_lost_may_be_stored_once_more_and_no_other() {
     let with = |last: Publication| {
         let mut all = others.to_vec();
         all.push(last);
-        judge_publications(&log, &all).map_err(|found| found.mistake)
+        judge_publications(&log, &Left::default(), &all).map_err(|found| found.mistake)
     };
     assert_eq!(with(publication(30, true, &[30, 80])), Ok(()));
     let unkeyed = publication(30, false, &[30, 80]);
     assert_eq!(with(unkeyed), Err(Mistake::Acknowledgement));
     let kept = log.topics.get_mut("a").unwrap().get_mut(&id(30)).unwrap();
     kept.taken = None;
-    let twice = judge_publications(&log, &{
+    let twice = judge_publications(&log, &Left::default(), &{
         let mut all = others.to_vec();
         all.push(publication(30, true, &[30, 80]));
         all
