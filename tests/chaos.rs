@@ -7,6 +7,7 @@
 mod chronicle;
 mod client;
 mod home;
+mod ingest;
 mod judge;
 mod publisher;
 mod schedule;
@@ -28,6 +29,8 @@ use tokio::{
 };
 
 use client::{Client, Progress};
+use home::Kind;
+use ingest::hand_over;
 use judge::{Complaint, Left, Tally, judge, judge_publications};
 use publisher::{MARK, publish, publish_directly, publish_one};
 use schedule::{BUSY, QUIET, Schedule, Weather, topic};
@@ -117,8 +120,16 @@ async fn storm(weather: Weather, seed: u64) {
     for _ in 0..3 {
         publishers.spawn(publish(world.clone(), Dice::new(dice.roll()), until));
     }
-    let direct = publish_directly(world.clone(), Dice::new(dice.roll()), until);
-    publishers.spawn(direct);
+    if weather.home() != Kind::Scripts {
+        let direct = publish_directly(world.clone(), Dice::new(dice.roll()), until);
+        publishers.spawn(direct);
+    }
+    if weather.keeps_what_is_handed_over() {
+        for producer in 0..2 {
+            let dice = Dice::new(dice.roll());
+            publishers.spawn(hand_over(world.clone(), dice, producer, until));
+        }
+    }
 
     let mut faults = JoinSet::new();
     for (at, fault) in storm.schedule.0.clone() {
@@ -146,6 +157,10 @@ async fn storm(weather: Weather, seed: u64) {
             let stats = world.stats().await;
             panic!("after {CALM:?} of calm {missing}\n{stats}");
         }
+        sleep(Duration::from_millis(20)).await;
+    }
+    while world.waiting().await > 0 {
+        assert!(calm.elapsed() < CALM, "what was handed over still waits");
         sleep(Duration::from_millis(20)).await;
     }
     // Something may still come twice.
@@ -224,7 +239,7 @@ fn verdict(
 ) -> Result<Tally, Complaint> {
     log.judge()?;
     log.judge_recorded()?;
-    judge_publications(log, left, &world.publications.lock())?;
+    judge_publications(log, left, &world.publications.lock(), &world.handed.lock())?;
     let mut sum = Tally::default();
     for (number, client) in clients.iter().enumerate() {
         let tally = judge(log, &client.record.lock()).map_err(|found| Complaint {

@@ -9,12 +9,13 @@ mod log;
 mod publications;
 mod tests;
 mod tests_failover;
+mod tests_handed;
 
 use std::{fmt, sync::Arc};
 
 pub(super) use life::{Asked, Gap, Line, Reason, Replay, Tally, Told, judge};
 pub(super) use log::{Birth, Entry, Failover, Log, Range, Taking};
-pub(super) use publications::{Left, Publication, judge_publications};
+pub(super) use publications::{Handed, Left, Publication, judge_publications};
 
 /// Milliseconds of the clock that Redis and the test share.
 pub(super) type Millis = u64;

@@ -15,7 +15,7 @@ use super::{
 use crate::support::{self, RedisConnection, Request, id};
 
 /// How long a publisher repeats itself at most.
-const PATIENCE: Duration = Duration::from_mins(1);
+pub(super) const PATIENCE: Duration = Duration::from_mins(1);
 
 /// What became of one event in one attempt.
 #[derive(Clone, Debug)]
@@ -228,7 +228,7 @@ fn outcome(result: &Value) -> Outcome {
 
 /// How Redis says that it has done nothing, and that one may ask again: it reads its file, became a replica, waits for one, or
 /// is a node of a cluster that does not own the slot, or not all of it, or not yet.
-const NOT_NOW: [&str; 8] = [
+pub(super) const NOT_NOW: [&str; 8] = [
     "LOADING",
     "READONLY",
     "NOREPLICAS",
@@ -240,7 +240,7 @@ const NOT_NOW: [&str; 8] = [
 ];
 
 /// A connection to the server that has the log, as far as is known.
-async fn connect(world: &World) -> io::Result<RedisConnection> {
+pub(super) async fn connect(world: &World) -> io::Result<RedisConnection> {
     let mut connection = RedisConnection::open(world.master()).await?;
     if !world.password.is_empty() {
         connection.try_ask(&["AUTH", &world.password]).await?;

@@ -54,6 +54,13 @@ impl Weather {
     }
 }
 
+impl Weather {
+    /// Whether what waits to be taken in can be lost only with its server.
+    pub(super) fn keeps_what_is_handed_over(self) -> bool {
+        self != Self::Floods
+    }
+}
+
 /// One thing that breaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fault {

@@ -21,7 +21,7 @@ use tokio::{
 use super::{
     chronicle::Chronicle,
     home::{Home, Kind},
-    judge::{Left, Log, Millis, Name, Publication},
+    judge::{Handed, Left, Log, Millis, Name, Publication},
     publisher::publish_one,
     schedule::{Fault, REPLICAS, topic},
     wire::ask,
@@ -102,6 +102,8 @@ pub(super) struct World {
     pub(super) tide: watch::Sender<Tide>,
     pub(super) figures: Figures,
     pub(super) publications: Mutex<Vec<Publication>>,
+    /// What was handed over to be taken in; those of one producer in their order.
+    pub(super) handed: Mutex<Vec<Handed>>,
     serial: AtomicUsize,
     /// What every process said that is gone.
     said: Mutex<Vec<String>>,
@@ -154,6 +156,7 @@ impl World {
             password: home.password().to_owned(),
             figures: Figures::default(),
             publications: Mutex::default(),
+            handed: Mutex::default(),
             serial: AtomicUsize::new(0),
             said: Mutex::default(),
             home: tokio::sync::Mutex::new(home),
@@ -356,6 +359,13 @@ impl World {
                 }
             }
         }
+    }
+
+    /// How many events wait to be taken in.
+    pub(super) async fn waiting(&self) -> i64 {
+        let home = self.home.lock().await;
+        let length = ["XLEN", "tidegate:{0}:ingest"];
+        home.master().command(&length).await.integer()
     }
 
     /// Everything that was ever in the log, and what was left outside.

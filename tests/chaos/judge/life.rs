@@ -425,9 +425,9 @@ impl<'a> Client<'a> {
                     );
                 };
                 if let Some(failover) = entry.lost() {
-                    // It counts from the moment at which it was lost that it is told, not from that of the last event.
+                    // Whoever began below it, and has seen nothing of it, has nothing that could tell; nor has its replica, perhaps.
                     let before = self.log.lost(&topic, failover).map(|(before, _)| before);
-                    if before.is_some_and(|before| before < after) {
+                    if before.is_some_and(|before| before < self.begins) && self.begins < *id {
                         owed.push(Owed {
                             topic: topic.clone(),
                             id: *id,
@@ -507,7 +507,7 @@ impl<'a> Client<'a> {
             let concerned = if verdict {
                 before <= self.cursor && self.cursor < last
             } else {
-                before < self.cursor && (self.sent < it.over || self.begins < last)
+                before <= self.cursor && (self.sent < it.over || self.begins < last)
             };
             it.since <= at && concerned
         })

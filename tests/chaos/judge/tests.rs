@@ -482,12 +482,12 @@ fn acknowledgements_that_are_not_true_are_found() {
         },
     ];
     assert_eq!(
-        judge_publications(&log, &Left::default(), &true_ones),
+        judge_publications(&log, &Left::default(), &true_ones, &[]),
         Ok(())
     );
     let finds = |log: &Log, publications: &[Publication]| {
-        let found =
-            judge_publications(log, &Left::default(), publications).map_err(|found| found.mistake);
+        let found = judge_publications(log, &Left::default(), publications, &[])
+            .map_err(|found| found.mistake);
         assert_eq!(found, Err(Mistake::Acknowledgement));
     };
     // Nobody published one; it was published to another topic; with another id; refused.
@@ -523,7 +523,7 @@ fn acknowledgements_that_are_not_true_are_found() {
     finds(&reborn, &true_ones);
     let keyed = publication("20", true, &[(20, false), (50, false)]);
     assert_eq!(
-        judge_publications(&reborn, &Left::default(), &with(1, keyed)),
+        judge_publications(&reborn, &Left::default(), &with(1, keyed), &[]),
         Ok(())
     );
 }

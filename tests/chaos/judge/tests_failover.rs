@@ -283,17 +283,22 @@ fn a_publication_that_was_lost_may_be_stored_once_more_and_no_other() {
     let with = |last: Publication| {
         let mut all = others.to_vec();
         all.push(last);
-        judge_publications(&log, &Left::default(), &all).map_err(|found| found.mistake)
+        judge_publications(&log, &Left::default(), &all, &[]).map_err(|found| found.mistake)
     };
     assert_eq!(with(publication(30, true, &[30, 80])), Ok(()));
     let unkeyed = publication(30, false, &[30, 80]);
     assert_eq!(with(unkeyed), Err(Mistake::Acknowledgement));
     let kept = log.topics.get_mut("a").unwrap().get_mut(&id(30)).unwrap();
     kept.taken = None;
-    let twice = judge_publications(&log, &Left::default(), &{
-        let mut all = others.to_vec();
-        all.push(publication(30, true, &[30, 80]));
-        all
-    });
+    let twice = judge_publications(
+        &log,
+        &Left::default(),
+        &{
+            let mut all = others.to_vec();
+            all.push(publication(30, true, &[30, 80]));
+            all
+        },
+        &[],
+    );
     assert!(twice.is_err());
 }
