@@ -11,6 +11,7 @@ mod ingest;
 mod judge;
 mod publisher;
 mod schedule;
+mod users;
 mod wire;
 mod world;
 
@@ -31,9 +32,9 @@ use tokio::{
 use client::{Client, Progress};
 use home::Kind;
 use ingest::hand_over;
-use judge::{Complaint, Left, Tally, judge, judge_publications};
+use judge::{Complaint, Left, Tally, judge, judge_presence, judge_publications};
 use publisher::{MARK, publish, publish_directly, publish_one};
-use schedule::{BUSY, QUIET, Schedule, Weather, topic};
+use schedule::{BUSY, QUIET, REPLICAS, Schedule, Weather, topic};
 use world::{Phase, World};
 
 /// Clients of one storm.
@@ -100,7 +101,7 @@ async fn weather(weather: Weather) {
 
 async fn storm(weather: Weather, seed: u64) {
     let mut dice = Dice::new(seed);
-    let world = World::begin(weather.home()).await;
+    let world = World::begin(weather).await;
     let mut clients = JoinSet::new();
     let mut storm = Storm {
         weather,
@@ -113,6 +114,12 @@ async fn storm(weather: Weather, seed: u64) {
         let client = Client::new(world.clone(), number, Dice::new(dice.roll()));
         storm.clients.push(client.progress());
         clients.spawn(client.live());
+    }
+    let mut users_live = JoinSet::new();
+    if weather.has_users() {
+        for user in users::all(&world, &mut dice) {
+            users_live.spawn(user);
+        }
     }
     let begun = Instant::now();
     let until = begun + length();
@@ -163,12 +170,26 @@ async fn storm(weather: Weather, seed: u64) {
         assert!(calm.elapsed() < CALM, "what was handed over still waits");
         sleep(Duration::from_millis(20)).await;
     }
+    for replica in 0..REPLICAS {
+        while weather.has_users()
+            && let Some(wrong) = users::wrong(&world, replica).await
+        {
+            assert!(calm.elapsed() < CALM, "after {CALM:?} of calm {wrong}");
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
     // Something may still come twice.
     sleep(Duration::from_millis(500)).await;
+    let (log, left, changes) = world.log().await;
     world.phase.send_replace(Phase::Over);
     clients.join_all().await;
+    users_live.join_all().await;
 
-    let (log, left) = world.log().await;
+    let came_and_went = if weather.has_users() {
+        judge_presence(&changes, &users::there()).unwrap_or_else(|found| panic!("{found}"))
+    } else {
+        0
+    };
     let sum =
         verdict(&world, &log, &left, &storm.clients).unwrap_or_else(|found| panic!("{found}"));
     world.end().await;
@@ -188,7 +209,7 @@ async fn storm(weather: Weather, seed: u64) {
         "chaos: {weather:?}, seed {seed}: {faults} faults, {} births, {} failovers; {entries} events published, {repeated} requests \
          repeated, {unknown} outcomes unknown, {refusals} refusals; {CLIENTS} clients, {} deliveries, {} reconnects, {checkpoints} \
          from checkpoints, {newcomers} new topics cut at once; {lost} events lost with their master, {} gaps told ({} resets, {} \
-         losses), lost otherwise 0, doubled 0; {:.1} s",
+         losses), lost otherwise 0, doubled 0; {} events handed over, {came_and_went} times somebody came or went; {:.1} s",
         log.births.len(),
         log.failovers.len(),
         sum.events,
@@ -196,6 +217,7 @@ async fn storm(weather: Weather, seed: u64) {
         sum.gaps,
         sum.resets,
         sum.losses,
+        world.handed.lock().len(),
         begun.elapsed().as_secs_f32(),
     );
     let losing = weather == Weather::Losses;
@@ -277,6 +299,12 @@ async fn what_is_flushed_is_told() {
 #[tokio::test]
 async fn nothing_is_lost_without_functions() {
     weather(Weather::Scripts).await;
+}
+
+/// Whoever came is there, whoever went is not, and each is told once, however replicas die.
+#[tokio::test]
+async fn who_is_there_is_told_truly() {
+    weather(Weather::Crowds).await;
 }
 
 /// A master that is killed takes nothing with it that a replica had, and nobody is told of anything.

@@ -6,7 +6,7 @@ use tidegate::event::EventId;
 
 use super::{
     home::Handover,
-    judge::{Birth, Entry, Failover, Left, Log, Millis, Name, Range, Taking},
+    judge::{Birth, Change, Entry, Failover, Left, Log, Millis, Name, Range, Taking},
     world::now_ms,
 };
 use crate::support::{RedisServer, Value, id};
@@ -36,6 +36,8 @@ pub(super) struct Snapshot {
     left: Left,
     lost: BTreeMap<Name, Vec<Range>>,
     topics: Vec<(Name, Vec<Value>)>,
+    /// Who came and went, by the topic of which that is told.
+    changes: BTreeMap<Name, Vec<Change>>,
 }
 
 impl Snapshot {
@@ -62,6 +64,14 @@ impl Snapshot {
             let topic = key.strip_prefix("tidegate:{0}:topic:").unwrap();
             (Name::from(topic), stream.items()[1].items().to_vec())
         };
+        let (told, topics): (Vec<_>, Vec<_>) = items[5..]
+            .iter()
+            .map(stream)
+            .partition(|(topic, _)| topic.starts_with('$'));
+        let changes = told.iter().map(|(topic, entries)| {
+            let topic = topic.strip_prefix("$presence/").unwrap();
+            (Name::from(topic), entries.iter().map(change).collect())
+        });
         let lost = items[4].fields().into_iter().map(|(topic, ranges)| {
             let ranges = ranges.split(' ').map(|range| {
                 let (after, through) = range.split_once("..").unwrap();
@@ -78,7 +88,8 @@ impl Snapshot {
                 gone: Vec::new(),
             },
             lost: lost.collect(),
-            topics: items[5..].iter().map(stream).collect(),
+            topics,
+            changes: changes.collect(),
         }
     }
 
@@ -88,6 +99,20 @@ impl Snapshot {
         let data = entries.map(|entry| entry.items()[1].fields().remove("d").unwrap());
         let left = self.left.waiting.iter().chain(&self.left.dead).cloned();
         data.chain(left).collect()
+    }
+}
+
+/// What an entry tells of a user.
+fn change(entry: &Value) -> Change {
+    let fields = entry.items()[1].fields();
+    let data: serde_json::Value = serde_json::from_str(&fields["d"]).unwrap();
+    Change {
+        comes: match fields["e"].as_str() {
+            "join" => true,
+            "leave" => false,
+            other => panic!("{other} is told of {data}"),
+        },
+        user: data["user"].as_str().unwrap().to_owned(),
     }
 }
 
@@ -177,7 +202,9 @@ impl Chronicle {
 
     /// Another server has taken over. Returns the number of the failover.
     pub(super) fn hand_over(&mut self, handover: Handover) -> usize {
-        let Handover { since, old, new } = handover;
+        let Handover {
+            since, old, new, ..
+        } = handover;
         let number = self.log.failovers.len();
         let kept: HashMap<&Name, HashSet<String>> = {
             let ids = |entries: &[Value]| {
@@ -214,19 +241,20 @@ impl Chronicle {
         self.log.failovers[failover].over = now_ms();
     }
 
-    /// Everything that was ever in the log, and what did not come there.
-    pub(super) async fn close(&mut self, redis: &RedisServer) -> (Log, Left) {
+    /// Everything that was ever in the log, what did not come there, and who came and went.
+    pub(super) async fn close(
+        &mut self,
+        redis: &RedisServer,
+    ) -> (Log, Left, BTreeMap<Name, Vec<Change>>) {
         let snapshot = Snapshot::take(redis).await;
         self.add_all(&snapshot, None);
         self.log.recorded.clone_from(&snapshot.lost);
         let gone = self.gone.clone();
-        (
-            self.log.clone(),
-            Left {
-                gone,
-                ..snapshot.left
-            },
-        )
+        let left = Left {
+            gone,
+            ..snapshot.left
+        };
+        (self.log.clone(), left, snapshot.changes)
     }
 
     fn add_all(&mut self, snapshot: &Snapshot, taken: Option<(Taking, Millis)>) {

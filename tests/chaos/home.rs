@@ -37,6 +37,8 @@ pub(super) struct Handover {
     pub(super) old: Snapshot,
     /// What the new one had in the beginning.
     pub(super) new: Snapshot,
+    /// The number of the one that was killed.
+    pub(super) killed: usize,
 }
 
 /// A machine that is busy is not taken for one that is gone: what decides is that a server was killed, and then it is missed soon.
@@ -155,7 +157,7 @@ impl Home {
             has.push((heir, Snapshot::take(self.server(heir)).await));
         }
         self.hurry(HASTY).await;
-        let promoted = match self {
+        let killed = match self {
             Self::Single(_) => unreachable!("nobody takes over"),
             Self::Sentinel(group, at) => {
                 group.kill(*at);
@@ -167,14 +169,17 @@ impl Home {
                 std::mem::replace(at, cluster.promoted(*at).await)
             }
         };
-        let killed = promoted;
         self.hurry(PATIENT).await;
         let heir = self.number();
         let new = has.into_iter().find(|(at, _)| *at == heir);
         let (_, new) =
             new.unwrap_or_else(|| panic!("{heir} took over from {killed}, of {heirs:?}"));
-        self.revive(killed).await;
-        Handover { since, old, new }
+        Handover {
+            since,
+            old,
+            new,
+            killed,
+        }
     }
 
     fn number(&self) -> usize {
@@ -222,8 +227,9 @@ impl Home {
         }
     }
 
-    /// The server that was killed comes back, and follows the other one.
-    async fn revive(&mut self, killed: usize) {
+    /// The server that was killed comes back, and follows the other one. Before that it may take itself for the master, and
+    /// nobody may ask it any more.
+    pub(super) async fn revive(&mut self, killed: usize) {
         match self {
             Self::Single(_) => {}
             Self::Sentinel(group, _) => {

@@ -6,6 +6,7 @@
 
 mod life;
 mod log;
+mod presence;
 mod publications;
 mod tests;
 mod tests_failover;
@@ -15,6 +16,7 @@ use std::{fmt, sync::Arc};
 
 pub(super) use life::{Asked, Gap, Line, Reason, Replay, Tally, Told, judge};
 pub(super) use log::{Birth, Entry, Failover, Log, Range, Taking};
+pub(super) use presence::{Change, judge_presence};
 pub(super) use publications::{Handed, Left, Publication, judge_publications};
 
 /// Milliseconds of the clock that Redis and the test share.
@@ -50,6 +52,8 @@ pub(super) enum Mistake {
     Unrecorded,
     /// An answer to a publisher is not true.
     Acknowledgement,
+    /// What is told of who is there is not true.
+    Presence,
 }
 
 /// What is wrong, for whoever has to find out why.

