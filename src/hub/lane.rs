@@ -434,7 +434,9 @@ impl Lane {
                 break;
             }
         }
-        let common = common(&ours, &theirs, last).unwrap_or(floor);
+        // Retention may have taken the newest entry that both have, or memory may not reach back to it: its id is still named.
+        let named = theirs.first().map_or(last, |first| first.previous);
+        let common = common(&ours, &theirs, named).unwrap_or(floor.min(named));
         let frontier = self.shared.frontier().id;
         let late = theirs
             .iter()
@@ -491,8 +493,8 @@ impl Lane {
     }
 }
 
-/// The newest entry that both logs have. `last` is the newest id of theirs.
-fn common(ours: &[Arc<Frame>], theirs: &[Arc<Event>], last: EventId) -> Option<EventId> {
+/// The newest entry in memory that both logs have. `named` is the predecessor of the first of theirs.
+fn common(ours: &[Arc<Frame>], theirs: &[Arc<Event>], named: EventId) -> Option<EventId> {
     let find = |id: EventId| {
         let at = ours.binary_search_by_key(&id, |frame| frame.id()).ok()?;
         Some(&ours[at])
@@ -501,8 +503,6 @@ fn common(ours: &[Arc<Frame>], theirs: &[Arc<Event>], last: EventId) -> Option<E
         .iter()
         .rev()
         .find(|theirs| find(theirs.id).is_some_and(|ours| ours.event() == theirs.as_ref()));
-    // Retention may have taken it from them already; its id is still named.
-    let named = theirs.first().map_or(last, |first| first.previous);
     same.map(|event| event.id)
         .or_else(|| find(named).map(|frame| frame.id()))
 }
