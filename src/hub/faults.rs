@@ -1248,7 +1248,14 @@ async fn a_fork_is_told_once() {
     assert_eq!(past.events(6).await, given);
     time::sleep(millis(5)).await;
     assert_eq!(world.store.fork(&a, 2).len(), 2);
-    assert_eq!(gap(past.said().await), (GapReason::Lost, vec![a.clone()]));
+    let Read::Gap(told) = past.said().await else {
+        panic!("it is told");
+    };
+    assert_eq!(
+        (told.reason, &told.topics),
+        (GapReason::Lost, &vec![a.clone()])
+    );
+    assert_eq!(told.missed_at_least, None, "it has got what was lost");
     let next = [world.publish(&a, "7").await, world.publish(&b, "8").await];
     assert!(next[0] > given[5], "ids still increase");
     assert_eq!(past.events(2).await, next);
