@@ -122,19 +122,18 @@ async fn storm(weather: Weather, seed: u64) {
         }
     }
     let begun = Instant::now();
-    let until = begun + length();
     let mut publishers = JoinSet::new();
     for _ in 0..3 {
-        publishers.spawn(publish(world.clone(), Dice::new(dice.roll()), until));
+        publishers.spawn(publish(world.clone(), Dice::new(dice.roll())));
     }
     if weather.home() != Kind::Scripts {
-        let direct = publish_directly(world.clone(), Dice::new(dice.roll()), until);
+        let direct = publish_directly(world.clone(), Dice::new(dice.roll()));
         publishers.spawn(direct);
     }
     if weather.keeps_what_is_handed_over() {
         for producer in 0..2 {
             let dice = Dice::new(dice.roll());
-            publishers.spawn(hand_over(world.clone(), dice, producer, until));
+            publishers.spawn(hand_over(world.clone(), dice, producer));
         }
     }
 
@@ -149,7 +148,9 @@ async fn storm(weather: Weather, seed: u64) {
         nobody_left(&mut clients);
     }
     faults.join_all().await;
+    sleep_until(begun + length()).await;
     world.heal();
+    world.phase.send_replace(Phase::Ebb);
     publishers.join_all().await;
     world.is_healthy().await;
 

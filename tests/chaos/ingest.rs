@@ -13,11 +13,11 @@ use super::{
 };
 use crate::support::Value;
 
-/// Hands events over until `until`. An event with a key is handed over again where it is unknown what became of it.
-pub(super) async fn hand_over(world: Arc<World>, mut dice: Dice, producer: usize, until: Instant) {
+/// Hands events over as long as things break. An event with a key is handed over again where it is unknown what became of it.
+pub(super) async fn hand_over(world: Arc<World>, mut dice: Dice, producer: usize) {
     let mut connection = None;
     let mut number = 0;
-    while Instant::now() < until {
+    while world.pours() {
         number += 1;
         let mut event = draw(&world, &mut dice, producer, number);
         let mut words = vec!["XADD", "tidegate:{0}:ingest", "*", "topic", &event.topic];

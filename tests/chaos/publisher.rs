@@ -36,10 +36,10 @@ enum Keys {
     Each,
 }
 
-/// Publishes until `until`, in every way that there is.
-pub(super) async fn publish(world: Arc<World>, mut dice: Dice, until: Instant) {
+/// Publishes as long as things break, in every way that there is.
+pub(super) async fn publish(world: Arc<World>, mut dice: Dice) {
     let mut old: Vec<(Vec<Publication>, Keys)> = Vec::new();
-    while Instant::now() < until {
+    while world.pours() {
         let count = match dice.below(100) {
             0 => 120,
             1..60 => 1,
@@ -249,9 +249,9 @@ pub(super) async fn connect(world: &World) -> io::Result<RedisConnection> {
 }
 
 /// A producer in another language: it calls the function of Redis itself.
-pub(super) async fn publish_directly(world: Arc<World>, mut dice: Dice, until: Instant) {
+pub(super) async fn publish_directly(world: Arc<World>, mut dice: Dice) {
     let mut connection = None;
-    while Instant::now() < until {
+    while world.pours() {
         let mut event = draw(&world, &mut dice);
         let base = "tidegate:{0}:";
         let mut words = vec![

@@ -173,12 +173,13 @@ fn draw(weather: Weather, dice: &mut Dice, patient: bool) -> Fault {
         _ => (BUSY + dice.below(QUIET), dice.below(3)),
     };
     if weather.home() == Kind::Sentinel || weather.home() == Kind::Cluster {
-        // Nothing that is taken for the death of a server.
+        // Nothing that is taken for the death of a server. What nobody is left to witness cannot be told.
+        let die = if weather == Weather::Losses { 90 } else { 70 };
         return match dice.below(100) {
-            0..45 => Fault::Cut(replica, aim),
-            45..60 => Fault::KillFeeds,
-            60..70 => Fault::Freeze(short / 3),
-            70..80 => Fault::Drain(replica),
+            0..10 => Fault::Freeze(short / 3),
+            10..25 => Fault::KillFeeds,
+            at if at < die => Fault::Cut(replica, aim),
+            _ if dice.once_in(3) => Fault::Drain(replica),
             _ => Fault::Kill(replica),
         };
     }

@@ -72,7 +72,7 @@ async fn live(world: Arc<World>, user: usize, mut dice: Dice) {
     let token = Signer::hs256(SECRET).sign(&Claims::of(&name(user)));
     let mut phase = world.phase.subscribe();
     loop {
-        let storming = *phase.borrow_and_update() == Phase::Storm;
+        let storming = *phase.borrow_and_update() < Phase::Calm;
         if !storming && !stays(user) {
             return;
         }
@@ -94,7 +94,7 @@ async fn live(world: Arc<World>, user: usize, mut dice: Dice) {
                         if *phase.borrow() == Phase::Over {
                             return;
                         }
-                        if storming {
+                        if storming && *phase.borrow() == Phase::Calm {
                             break;
                         }
                     }

@@ -47,6 +47,8 @@ pub(super) fn now_ms() -> Millis {
 pub(super) enum Phase {
     /// Things break.
     Storm,
+    /// Nothing breaks any more; what is under way comes to its end.
+    Ebb,
     /// Nothing breaks any more; clients stay and read to the end.
     Calm,
     /// Clients leave.
@@ -180,8 +182,13 @@ impl World {
         *self.master.lock()
     }
 
-    pub(super) fn is_storming(&self) -> bool {
+    /// Whether there are new events.
+    pub(super) fn pours(&self) -> bool {
         *self.phase.borrow() == Phase::Storm
+    }
+
+    pub(super) fn is_storming(&self) -> bool {
+        *self.phase.borrow() < Phase::Calm
     }
 
     /// A number that no other event has.

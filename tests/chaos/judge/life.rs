@@ -480,7 +480,9 @@ impl<'a> Client<'a> {
         for topic in self.beliefs.keys().filter(|topic| !told.contains(topic)) {
             for &(after, through) in self.log.recorded.get(topic).into_iter().flatten() {
                 let entries = &self.log.topics[topic];
-                let entry = entries.range((Excluded(after), Included(through))).next();
+                let mut inside = entries.range((Excluded(after), Included(through)));
+                // Where nothing was kept of a topic, the range holds what an earlier failover lost, too.
+                let entry = inside.next_back();
                 let failover = entry.and_then(|(_, entry)| entry.lost());
                 let known = failover.is_some_and(|it| self.log.failovers[it].over <= self.sent);
                 if known && after < self.cursor && self.cursor < through {
