@@ -220,6 +220,12 @@ impl Lane {
             }
             match self.repair(&log, stand, &position).await {
                 Ok(()) => {
+                    // Not before: who begins now would be told of what is still in memory here, and then get it.
+                    let mut state = log.write();
+                    for range in &stand.lost {
+                        state.hear_lost(*range);
+                    }
+                    drop(state);
                     self.suspect.remove(&topic);
                     self.tell(&log);
                 }
@@ -331,8 +337,7 @@ impl Lane {
         Ok(())
     }
 
-    /// What the store no longer has was deleted while nobody told us, or is about to expire: the tail lets go of it, too. And
-    /// what other replicas found lost while nothing was heard of them counts from now on.
+    /// What the store no longer has was deleted while nobody told us, or is about to expire: the tail lets go of it, too.
     fn forget_deleted(&self, log: &TopicLog, stand: &TopicPosition) {
         let gone = |tail: &Tail| {
             let oldest = tail.oldest()?;
@@ -346,10 +351,6 @@ impl Lane {
                 }
             });
             log.shelf.lock().clear();
-        }
-        let mut state = log.write();
-        for range in &stand.lost {
-            state.hear_lost(*range);
         }
     }
 
