@@ -3,6 +3,7 @@
 mod appends;
 mod churn;
 mod connects;
+mod failover;
 mod fanout;
 mod idle;
 mod latency;
@@ -70,6 +71,8 @@ pub(crate) enum Scenario {
     RedisFanout,
     /// What topics, events and keys take of the memory of Redis.
     RedisMemory,
+    /// The server that has the log is killed: a single one, the master of Sentinels, the owner in a cluster.
+    Failover,
 }
 
 /// What all scenarios share.
@@ -108,6 +111,7 @@ impl Scenario {
             Self::RedisStorm => redis_storm::run(context, report),
             Self::RedisFanout => redis_fanout::run(context, report),
             Self::RedisMemory => redis_memory::run(context, report),
+            Self::Failover => failover::run(context, report),
         }
     }
 
@@ -115,8 +119,17 @@ impl Scenario {
     pub(crate) fn needs_redis(self) -> bool {
         matches!(
             self,
-            Self::RedisPublish | Self::RedisStorm | Self::RedisFanout | Self::RedisMemory
+            Self::RedisPublish
+                | Self::RedisStorm
+                | Self::RedisFanout
+                | Self::RedisMemory
+                | Self::Failover
         )
+    }
+
+    /// Whether it is measured by itself alone, because it takes long and does not measure speed.
+    pub(crate) fn stands_alone(self) -> bool {
+        self == Self::Failover
     }
 }
 
