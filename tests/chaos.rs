@@ -4,10 +4,14 @@
 //! Publishers, clients and faults are drawn from a seed; the timing is that of real processes, and differs. At the end each
 //! client's record is held against everything that was ever in the log, by a judge that is itself tested.
 
+mod chronicle;
 mod client;
+mod home;
+mod ingest;
 mod judge;
 mod publisher;
 mod schedule;
+mod users;
 mod wire;
 mod world;
 
@@ -21,14 +25,16 @@ use std::{
 
 use tidegate::store::faulty::Dice;
 use tokio::{
-    task::JoinSet,
+    task::{JoinSet, LocalSet},
     time::{Instant, sleep, sleep_until},
 };
 
 use client::{Client, Progress};
-use judge::{Complaint, Tally, judge, judge_publications};
+use home::Kind;
+use ingest::hand_over;
+use judge::{Complaint, Left, Tally, judge, judge_presence, judge_publications};
 use publisher::{MARK, publish, publish_directly, publish_one};
-use schedule::{BUSY, QUIET, Schedule, Weather, topic};
+use schedule::{BUSY, QUIET, REPLICAS, Schedule, Weather, topic};
 use world::{Phase, World};
 
 /// Clients of one storm.
@@ -89,13 +95,13 @@ impl Drop for Storm {
 
 async fn weather(weather: Weather) {
     for seed in seeds() {
-        storm(weather, seed).await;
+        LocalSet::new().run_until(storm(weather, seed)).await;
     }
 }
 
 async fn storm(weather: Weather, seed: u64) {
     let mut dice = Dice::new(seed);
-    let world = World::begin().await;
+    let world = World::begin(weather).await;
     let mut clients = JoinSet::new();
     let mut storm = Storm {
         weather,
@@ -109,27 +115,42 @@ async fn storm(weather: Weather, seed: u64) {
         storm.clients.push(client.progress());
         clients.spawn(client.live());
     }
+    let mut users_live = JoinSet::new();
+    if weather.has_users() {
+        for user in users::all(&world, &mut dice) {
+            users_live.spawn(user);
+        }
+    }
     let begun = Instant::now();
-    let until = begun + length();
     let mut publishers = JoinSet::new();
     for _ in 0..3 {
-        publishers.spawn(publish(world.clone(), Dice::new(dice.roll()), until));
+        publishers.spawn(publish(world.clone(), Dice::new(dice.roll())));
     }
-    let direct = publish_directly(world.clone(), Dice::new(dice.roll()), until);
-    publishers.spawn(direct);
+    if weather.home() != Kind::Scripts {
+        let direct = publish_directly(world.clone(), Dice::new(dice.roll()));
+        publishers.spawn(direct);
+    }
+    if weather.keeps_what_is_handed_over() {
+        for producer in 0..2 {
+            let dice = Dice::new(dice.roll());
+            publishers.spawn(hand_over(world.clone(), dice, producer));
+        }
+    }
 
     let mut faults = JoinSet::new();
     for (at, fault) in storm.schedule.0.clone() {
         sleep_until(begun + at).await;
         let world = world.clone();
-        faults.spawn(async move { world.strike(fault).await });
+        faults.spawn_local(async move { world.strike(fault).await });
         while let Some(ended) = faults.try_join_next() {
             ended.unwrap();
         }
         nobody_left(&mut clients);
     }
     faults.join_all().await;
+    sleep_until(begun + length()).await;
     world.heal();
+    world.phase.send_replace(Phase::Ebb);
     publishers.join_all().await;
     world.is_healthy().await;
 
@@ -146,13 +167,32 @@ async fn storm(weather: Weather, seed: u64) {
         }
         sleep(Duration::from_millis(20)).await;
     }
+    while world.waiting().await > 0 {
+        assert!(calm.elapsed() < CALM, "what was handed over still waits");
+        sleep(Duration::from_millis(20)).await;
+    }
+    for replica in 0..REPLICAS {
+        while weather.has_users()
+            && let Some(wrong) = users::wrong(&world, replica).await
+        {
+            assert!(calm.elapsed() < CALM, "after {CALM:?} of calm {wrong}");
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
     // Something may still come twice.
     sleep(Duration::from_millis(500)).await;
+    let (log, left, changes) = world.log().await;
     world.phase.send_replace(Phase::Over);
     clients.join_all().await;
+    users_live.join_all().await;
 
-    let log = world.log().await;
-    let sum = verdict(&world, &log, &storm.clients).unwrap_or_else(|found| panic!("{found}"));
+    let came_and_went = if weather.has_users() {
+        judge_presence(&changes, &users::there()).unwrap_or_else(|found| panic!("{found}"))
+    } else {
+        0
+    };
+    let sum =
+        verdict(&world, &log, &left, &storm.clients).unwrap_or_else(|found| panic!("{found}"));
     world.end().await;
     let figures = &world.figures;
     let [faults, refusals, unknown, repeated, checkpoints, newcomers] = [
@@ -165,16 +205,25 @@ async fn storm(weather: Weather, seed: u64) {
     ]
     .map(|counter| counter.load(Ordering::Relaxed));
     let entries: usize = log.topics.values().map(BTreeMap::len).sum();
+    let lost = log.count_lost();
     println!(
-        "chaos: {weather:?}, seed {seed}: {faults} faults, {} births; {entries} events published, {repeated} requests repeated, \
-         {unknown} outcomes unknown, {refusals} refusals; {CLIENTS} clients, {} deliveries, {} reconnects, {checkpoints} from \
-         checkpoints, {newcomers} new topics cut at once; {} gaps told ({} resets), lost 0, doubled 0",
+        "chaos: {weather:?}, seed {seed}: {faults} faults, {} births, {} failovers; {entries} events published, {repeated} requests \
+         repeated, {unknown} outcomes unknown, {refusals} refusals; {CLIENTS} clients, {} deliveries, {} reconnects, {checkpoints} \
+         from checkpoints, {newcomers} new topics cut at once; {lost} events lost with their master, {} gaps told ({} resets, {} \
+         losses), lost otherwise 0, doubled 0; {} events handed over, {came_and_went} times somebody came or went; {:.1} s",
         log.births.len(),
+        log.failovers.len(),
         sum.events,
         sum.connections - CLIENTS,
         sum.gaps,
         sum.resets,
+        sum.losses,
+        world.handed.lock().len(),
+        begun.elapsed().as_secs_f32(),
     );
+    let losing = weather == Weather::Losses;
+    assert_eq!(lost > 0, losing, "a master takes something with it, or not");
+    assert_eq!(sum.losses > 0, losing, "and that is told");
     assert!(
         checkpoints > 0 && newcomers > 0,
         "the shapes that matter were there"
@@ -205,9 +254,15 @@ fn incomplete(clients: &[Progress]) -> Option<String> {
     Some(format!("{} clients: {first}", open.len()))
 }
 
-fn verdict(world: &World, log: &judge::Log, clients: &[Progress]) -> Result<Tally, Complaint> {
+fn verdict(
+    world: &World,
+    log: &judge::Log,
+    left: &Left,
+    clients: &[Progress],
+) -> Result<Tally, Complaint> {
     log.judge()?;
-    judge_publications(log, &world.publications.lock())?;
+    log.judge_recorded()?;
+    judge_publications(log, left, &world.publications.lock(), &world.handed.lock())?;
     let mut sum = Tally::default();
     for (number, client) in clients.iter().enumerate() {
         let tally = judge(log, &client.record.lock()).map_err(|found| Complaint {
@@ -217,6 +272,7 @@ fn verdict(world: &World, log: &judge::Log, clients: &[Progress]) -> Result<Tall
         sum.events += tally.events;
         sum.gaps += tally.gaps;
         sum.resets += tally.resets;
+        sum.losses += tally.losses;
         sum.connections += tally.connections;
     }
     Ok(sum)
@@ -238,4 +294,34 @@ async fn what_is_trimmed_or_deleted_is_told() {
 #[tokio::test]
 async fn what_is_flushed_is_told() {
     weather(Weather::Floods).await;
+}
+
+/// Where a server has no functions, the same promises hold.
+#[tokio::test]
+async fn nothing_is_lost_without_functions() {
+    weather(Weather::Scripts).await;
+}
+
+/// Whoever came is there, whoever went is not, and each is told once, however replicas die.
+#[tokio::test]
+async fn who_is_there_is_told_truly() {
+    weather(Weather::Crowds).await;
+}
+
+/// A master that is killed takes nothing with it that a replica had, and nobody is told of anything.
+#[tokio::test]
+async fn nothing_is_lost_when_another_master_takes_over_that_has_everything() {
+    weather(Weather::Failovers).await;
+}
+
+/// What a master took with it is told to whoever can witness it, and to nobody else.
+#[tokio::test]
+async fn what_a_failover_lost_is_told_to_those_who_can_witness_it() {
+    weather(Weather::Losses).await;
+}
+
+/// Everything moves from node to node of a cluster, and nothing is lost on the way.
+#[tokio::test]
+async fn nothing_is_lost_when_the_slot_moves() {
+    weather(Weather::Moves).await;
 }

@@ -112,7 +112,7 @@ impl Table {
         let scenarios: Vec<Scenario> = Scenario::value_variants()
             .iter()
             .copied()
-            .filter(|scenario| scenario.needs_redis() == self.redis)
+            .filter(|scenario| scenario.needs_redis() == self.redis && !scenario.stands_alone())
             .collect();
         self.common.measure(scale, self.quick, &scenarios)
     }

@@ -163,6 +163,16 @@ impl ServerProcess {
         Ok(())
     }
 
+    /// It stands still: its connections stay open, and nobody answers.
+    pub(crate) fn freeze(&self) -> Result<()> {
+        kill_process(Pid::from_child(&self.child), Signal::STOP).context("cannot freeze a server")
+    }
+
+    /// It goes on as if nothing had been.
+    pub(crate) fn thaw(&self) -> Result<()> {
+        kill_process(Pid::from_child(&self.child), Signal::CONT).context("cannot thaw a server")
+    }
+
     fn end(&mut self) {
         for (signal, patience) in [(Signal::TERM, GRACE), (Signal::KILL, GRACE)] {
             if matches!(self.child.try_wait(), Ok(Some(_))) {

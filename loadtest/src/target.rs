@@ -37,6 +37,8 @@ pub(crate) struct Settings {
     pub(crate) counted: bool,
     /// Where the log lives, when that is not the process.
     pub(crate) redis_url: Option<String>,
+    /// Further settings, by their names in the environment without what all begin with.
+    pub(crate) environment: Vec<(String, String)>,
 }
 
 impl Default for Settings {
@@ -48,6 +50,7 @@ impl Default for Settings {
             floor_keeps: false,
             counted: false,
             redis_url: None,
+            environment: Vec::new(),
         }
     }
 }
@@ -189,6 +192,8 @@ fn gateway_environment(
     .into_iter()
     .chain(counted)
     .chain(settings.redis_url.clone().map(|url| ("REDIS__URL", url)))
+    .map(|(key, value)| (key.to_owned(), value))
+    .chain(settings.environment.iter().cloned())
     .map(|(key, value)| (format!("TIDEGATE_{key}"), value))
     .collect()
 }

@@ -1249,7 +1249,14 @@ async fn a_fork_is_told_once() {
     assert_eq!(past.events(6).await, given);
     time::sleep(millis(5)).await;
     assert_eq!(world.store.fork(&a, 2).len(), 2);
-    assert_eq!(gap(past.said().await), (GapReason::Lost, vec![a.clone()]));
+    let Read::Gap(told) = past.said().await else {
+        panic!("it is told");
+    };
+    assert_eq!(
+        (told.reason, &told.topics),
+        (GapReason::Lost, &vec![a.clone()])
+    );
+    assert_eq!(told.missed_at_least, None, "it has got what was lost");
     let next = [world.publish(&a, "7").await, world.publish(&b, "8").await];
     assert!(next[0] > given[5], "ids still increase");
     assert_eq!(past.events(2).await, next);
@@ -1268,6 +1275,27 @@ async fn a_fork_is_told_once() {
     assert!(world.hub.topic(&a).is_none());
     let (_, opening) = world.resume(&[&a], given[4]).await;
     assert!(matches!(opening.replay, Replay::Gap(gap) if gap.reason == GapReason::Lost));
+}
+
+/// Who has just begun to follow a topic has nothing in memory by which the newest entry of both logs could be found; the chain of
+/// the new one names it. The range that was recorded used to begin where the memory does, and held nothing.
+#[tokio::test(start_paused = true)]
+async fn a_fork_below_everything_in_memory_is_told_from_its_beginning() {
+    let world = World::new(ALL);
+    let a = topic("a");
+    let given = world.publish_many(&a, 6).await;
+    let (mut fresh, _) = world.open(&[&a], Start::Now).await;
+    // Ids of the new log lie above those that were lost.
+    time::sleep(millis(5)).await;
+    assert_eq!(world.store.fork(&a, 3).len(), 3);
+    let next = world.publish(&a, "7").await;
+    assert_eq!(gap(fresh.said().await), (GapReason::Lost, vec![a.clone()]));
+    assert_eq!(fresh.events(1).await, [next]);
+    for (at, lost) in [(1, false), (2, true), (4, true), (5, false)] {
+        let (_, opening) = world.resume(&[&a], given[at]).await;
+        let told = matches!(&opening.replay, Replay::Gap(gap) if gap.reason == GapReason::Lost);
+        assert_eq!(told, lost, "{at}");
+    }
 }
 
 /// What another replica found lost reaches streams that came here with a cursor from there before it was known, and cursors

@@ -220,6 +220,12 @@ impl Lane {
             }
             match self.repair(&log, stand, &position).await {
                 Ok(()) => {
+                    // Not before: who begins now would be told of what is still in memory here, and then get it.
+                    let mut state = log.write();
+                    for range in &stand.lost {
+                        state.hear_lost(*range);
+                    }
+                    drop(state);
                     self.suspect.remove(&topic);
                     self.tell(&log);
                 }
@@ -331,8 +337,7 @@ impl Lane {
         Ok(())
     }
 
-    /// What the store no longer has was deleted while nobody told us, or is about to expire: the tail lets go of it, too. And
-    /// what other replicas found lost while nothing was heard of them counts from now on.
+    /// What the store no longer has was deleted while nobody told us, or is about to expire: the tail lets go of it, too.
     fn forget_deleted(&self, log: &TopicLog, stand: &TopicPosition) {
         let gone = |tail: &Tail| {
             let oldest = tail.oldest()?;
@@ -346,10 +351,6 @@ impl Lane {
                 }
             });
             log.shelf.lock().clear();
-        }
-        let mut state = log.write();
-        for range in &stand.lost {
-            state.hear_lost(*range);
         }
     }
 
@@ -434,7 +435,9 @@ impl Lane {
                 break;
             }
         }
-        let common = common(&ours, &theirs, last).unwrap_or(floor);
+        // Retention may have taken the newest entry that both have, or memory may not reach back to it: its id is still named.
+        let named = theirs.first().map_or(last, |first| first.previous);
+        let common = common(&ours, &theirs, named).unwrap_or(floor.min(named));
         let frontier = self.shared.frontier().id;
         let late = theirs
             .iter()
@@ -491,8 +494,8 @@ impl Lane {
     }
 }
 
-/// The newest entry that both logs have. `last` is the newest id of theirs.
-fn common(ours: &[Arc<Frame>], theirs: &[Arc<Event>], last: EventId) -> Option<EventId> {
+/// The newest entry in memory that both logs have. `named` is the predecessor of the first of theirs.
+fn common(ours: &[Arc<Frame>], theirs: &[Arc<Event>], named: EventId) -> Option<EventId> {
     let find = |id: EventId| {
         let at = ours.binary_search_by_key(&id, |frame| frame.id()).ok()?;
         Some(&ours[at])
@@ -501,8 +504,6 @@ fn common(ours: &[Arc<Frame>], theirs: &[Arc<Event>], last: EventId) -> Option<E
         .iter()
         .rev()
         .find(|theirs| find(theirs.id).is_some_and(|ours| ours.event() == theirs.as_ref()));
-    // Retention may have taken it from them already; its id is still named.
-    let named = theirs.first().map_or(last, |first| first.previous);
     same.map(|event| event.id)
         .or_else(|| find(named).map(|frame| frame.id()))
 }

@@ -92,11 +92,18 @@ impl Followed {
                     .unwrap_or(usize::MAX)
                     .min(state.lost.len());
                 self.lost_told = state.lost_count;
-                if state.lost[state.lost.len() - fresh..]
-                    .iter()
-                    .any(|lost| lost.concerns(self.began, cursor))
-                {
-                    return Look::Say(Read::Gap(self.gap(GapReason::Lost)));
+                let lost = state.lost[state.lost.len() - fresh..].iter();
+                let through = lost
+                    .filter(|lost| lost.concerns(self.began, cursor))
+                    .map(|lost| lost.range.through)
+                    .max();
+                if let Some(through) = through {
+                    // Whoever is past the range has got all of it, as far as is known.
+                    let gap = self.gap(GapReason::Lost);
+                    return Look::Say(Read::Gap(Gap {
+                        missed_at_least: gap.missed_at_least.filter(|_| cursor < through),
+                        ..gap
+                    }));
                 }
             }
             // A failover may have lost the end.

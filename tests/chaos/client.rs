@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashSet,
+    future::pending,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -18,11 +19,11 @@ use tidegate::{
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::{
-    judge::{Asked, Gap, Line, Name, Reason, Replay, Told},
+    judge::{Asked, Gap, Line, Millis, Name, Reason, Replay, Told},
     publisher::{MARK, publish_one},
     schedule::{BUSY, QUIET, REPLICAS, topic},
     wire::{Asking, Stream},
-    world::{Figures, Phase, World, now_ms},
+    world::{Figures, Phase, Tide, World, now_ms},
 };
 use crate::support::{Request, id};
 
@@ -40,6 +41,8 @@ pub(super) enum Habit {
     Slow,
     /// Follows quiet topics, and leaves with the id of a checkpoint.
     Quiet,
+    /// Leaves while what is stored will be lost, and stays away until everybody knows.
+    Absent,
     /// Adds topics that nobody followed before, while the others flow, and its feed is cut at once.
     Newcomer,
 }
@@ -61,6 +64,8 @@ pub(super) struct Client {
     cursor: Option<EventId>,
     earliest: bool,
     replica: usize,
+    /// When it last asked for a stream.
+    sent: Millis,
     /// Topics whose last event has come.
     ended: HashSet<Name>,
     progress: Progress,
@@ -85,7 +90,8 @@ enum Stay {
 impl Client {
     pub(super) fn new(world: Arc<World>, number: usize, mut dice: Dice) -> Self {
         let habit = match number % 20 {
-            0..10 => Habit::Ordinary,
+            0..8 => Habit::Ordinary,
+            8..10 => Habit::Absent,
             10..13 => Habit::Faithful,
             13..16 => Habit::Slow,
             16..19 => Habit::Quiet,
@@ -119,6 +125,7 @@ impl Client {
             cursor: None,
             earliest: habit != Habit::Newcomer && dice.once_in(2),
             replica: dice.below(REPLICAS),
+            sent: 0,
             ended: HashSet::new(),
             progress: Progress::default(),
             dice,
@@ -140,6 +147,10 @@ impl Client {
             }
             if self.habit == Habit::Newcomer && self.cursor.is_some() && !self.marked {
                 self.add_topic().await;
+            }
+            if self.habit == Habit::Absent {
+                let mut tide = self.world.tide.subscribe();
+                tide.wait_for(|tide| *tide == Tide::Steady).await.unwrap();
             }
             if self.visit().await == Stay::Complete {
                 return;
@@ -204,6 +215,7 @@ impl Client {
         let (request, asked) = self.request();
         let address = self.world.address(self.replica);
         let room = (self.habit == Habit::Slow).then_some(4_096);
+        self.sent = now_ms();
         let asking = Stream::ask(address, &request, room);
         let asking = if self.world.is_storming() && self.dice.once_in(10) {
             // Gone before it was answered.
@@ -222,7 +234,7 @@ impl Client {
         };
         let cut = self.habit == Habit::Newcomer && !self.own.is_empty() && self.world.is_storming();
         if cut && self.dice.once_in(2) {
-            self.world.cut_feed(self.replica);
+            self.world.cut_feed(self.replica).await;
         }
         let stay = self.read(&mut stream, asked, cut).await;
         let why = match stay {
@@ -235,13 +247,24 @@ impl Client {
 
     async fn read(&mut self, stream: &mut Stream, asked: Asked, cut: bool) -> Stay {
         let mut phase = self.world.phase.subscribe();
+        let mut tide = self.world.tide.subscribe();
+        let habit = self.habit;
+        let parts = async {
+            let parted = tide.wait_for(|tide| *tide == Tide::Parted);
+            if habit != Habit::Absent || parted.await.is_err() {
+                pending::<()>().await;
+            }
+        };
+        tokio::pin!(parts);
+        let mut parted = false;
         let leaves = match self.habit {
             Habit::Ordinary => Some(self.dice.up_to(millis(900))),
             Habit::Slow => Some(self.dice.up_to(millis(4_000))),
             Habit::Newcomer => Some(self.dice.up_to(millis(300))),
+            Habit::Absent => Some(self.dice.up_to(millis(3_000))),
             Habit::Faithful | Habit::Quiet => None,
         };
-        let leaves = leaves.map(|after| Instant::now() + after);
+        let mut leaves = leaves.map(|after| Instant::now() + after);
         let mut opened = false;
         loop {
             let storming = self.world.is_storming();
@@ -262,6 +285,12 @@ impl Client {
                     changed.unwrap();
                     continue;
                 }
+                () = &mut parts, if !parted => {
+                    // With some of what will be lost.
+                    parted = true;
+                    leaves = Some(Instant::now() + self.dice.up_to(millis(600)));
+                    continue;
+                }
                 read = timeout(SILENCE, stream.read(if slowly { 500 } else { 16 * 1024 })) => {
                     let record = || self.progress.record.lock().last().cloned();
                     read.unwrap_or_else(|_| panic!("{SILENCE:?} of silence after {:?}", record()))
@@ -276,7 +305,7 @@ impl Client {
                 self.hear(frame, asked);
                 if !std::mem::replace(&mut opened, true) && cut {
                     Figures::count(&self.world.figures.newcomers);
-                    self.world.cut_feed(self.replica);
+                    self.world.cut_feed(self.replica).await;
                     let own = self.own.last().unwrap().clone();
                     publish_one(&self.world, &mut self.dice, &own, "after").await;
                 }
@@ -319,6 +348,7 @@ impl Client {
                 };
                 Told::Opened {
                     replica: self.replica,
+                    sent: self.sent,
                     asked,
                     topics: self.topics.clone().into(),
                     replay,

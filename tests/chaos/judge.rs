@@ -6,14 +6,18 @@
 
 mod life;
 mod log;
+mod presence;
 mod publications;
 mod tests;
+mod tests_failover;
+mod tests_handed;
 
 use std::{fmt, sync::Arc};
 
 pub(super) use life::{Asked, Gap, Line, Reason, Replay, Tally, Told, judge};
-pub(super) use log::{Birth, Entry, Log, Taking};
-pub(super) use publications::{Publication, judge_publications};
+pub(super) use log::{Birth, Entry, Failover, Log, Range, Taking};
+pub(super) use presence::{Change, judge_presence};
+pub(super) use publications::{Handed, Left, Publication, judge_publications};
 
 /// Milliseconds of the clock that Redis and the test share.
 pub(super) type Millis = u64;
@@ -42,8 +46,14 @@ pub(super) enum Mistake {
     Verdict,
     /// The log itself is not as it should be.
     Log,
+    /// It is recorded that something was lost, and it was not, or not like this.
+    FalseRecord,
+    /// Somebody could witness that something was lost, and it is not recorded.
+    Unrecorded,
     /// An answer to a publisher is not true.
     Acknowledgement,
+    /// What is told of who is there is not true.
+    Presence,
 }
 
 /// What is wrong, for whoever has to find out why.

@@ -1,6 +1,6 @@
 //! Publishers that repeat what was not answered, with its key, until it is; and what they were told.
 
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 use tidegate::{event::EventId, store::faulty::Dice};
@@ -15,7 +15,7 @@ use super::{
 use crate::support::{self, RedisConnection, Request, id};
 
 /// How long a publisher repeats itself at most.
-const PATIENCE: Duration = Duration::from_mins(1);
+pub(super) const PATIENCE: Duration = Duration::from_mins(1);
 
 /// What became of one event in one attempt.
 #[derive(Clone, Debug)]
@@ -36,10 +36,10 @@ enum Keys {
     Each,
 }
 
-/// Publishes until `until`, in every way that there is.
-pub(super) async fn publish(world: Arc<World>, mut dice: Dice, until: Instant) {
+/// Publishes as long as things break, in every way that there is.
+pub(super) async fn publish(world: Arc<World>, mut dice: Dice) {
     let mut old: Vec<(Vec<Publication>, Keys)> = Vec::new();
-    while Instant::now() < until {
+    while world.pours() {
         let count = match dice.below(100) {
             0 => 120,
             1..60 => 1,
@@ -104,7 +104,12 @@ fn draw(world: &World, dice: &mut Dice) -> Publication {
 }
 
 /// Publishes one event with a key, and returns when it is stored.
-pub(super) async fn publish_one(world: &World, dice: &mut Dice, topic: &Name, data: &str) {
+pub(super) async fn publish_one(
+    world: &World,
+    dice: &mut Dice,
+    topic: &Name,
+    data: &str,
+) -> EventId {
     let mut events = vec![Publication {
         topic: topic.clone(),
         kind: "message".to_owned(),
@@ -114,7 +119,9 @@ pub(super) async fn publish_one(world: &World, dice: &mut Dice, topic: &Name, da
         answers: Vec::new(),
     }];
     deliver(world, dice, &mut events, Keys::Each).await;
+    let (id, _) = *events[0].answers.last().unwrap();
     world.publications.lock().append(&mut events);
+    id
 }
 
 /// Sends events until each of them is answered, or, without a key, until it is unknown what became of it.
@@ -219,10 +226,32 @@ fn outcome(result: &Value) -> Outcome {
     }
 }
 
+/// How Redis says that it has done nothing, and that one may ask again: it reads its file, became a replica, waits for one, or
+/// is a node of a cluster that does not own the slot, or not all of it, or not yet.
+pub(super) const NOT_NOW: [&str; 8] = [
+    "LOADING",
+    "READONLY",
+    "NOREPLICAS",
+    "MASTERDOWN",
+    "CLUSTERDOWN",
+    "MOVED",
+    "ASK",
+    "TRYAGAIN",
+];
+
+/// A connection to the server that has the log, as far as is known.
+pub(super) async fn connect(world: &World) -> io::Result<RedisConnection> {
+    let mut connection = RedisConnection::open(world.master()).await?;
+    if !world.password.is_empty() {
+        connection.try_ask(&["AUTH", &world.password]).await?;
+    }
+    Ok(connection)
+}
+
 /// A producer in another language: it calls the function of Redis itself.
-pub(super) async fn publish_directly(world: Arc<World>, mut dice: Dice, until: Instant) {
+pub(super) async fn publish_directly(world: Arc<World>, mut dice: Dice) {
     let mut connection = None;
-    while Instant::now() < until {
+    while world.pours() {
         let mut event = draw(&world, &mut dice);
         let base = "tidegate:{0}:";
         let mut words = vec![
@@ -240,7 +269,7 @@ pub(super) async fn publish_directly(world: Arc<World>, mut dice: Dice, until: I
             assert!(begun.elapsed() < PATIENCE, "Redis did not take {event:?}");
             let ask = async {
                 if connection.is_none() {
-                    connection = Some(RedisConnection::open(world.redis_address).await?);
+                    connection = Some(connect(&world).await?);
                 }
                 connection.as_mut().unwrap().try_ask(&words).await
             };
@@ -251,7 +280,10 @@ pub(super) async fn publish_directly(world: Arc<World>, mut dice: Dice, until: I
                     rounds -= 1;
                 }
                 Ok(Ok(other)) => {
-                    assert!(other.text().starts_with("LOADING"), "{other}");
+                    let text = other.text();
+                    let known = NOT_NOW.iter().any(|code| text.starts_with(code));
+                    assert!(known, "{other}");
+                    connection = None;
                     sleep(Duration::from_millis(10)).await;
                 }
                 Ok(Err(_)) | Err(_) => {

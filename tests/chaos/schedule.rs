@@ -4,6 +4,7 @@ use std::{fmt, time::Duration};
 
 use tidegate::store::faulty::Dice;
 
+use super::home::Kind;
 use crate::support::{Aim, Way};
 
 /// Replicas of the gateway.
@@ -31,6 +32,40 @@ pub(super) enum Weather {
     Trims,
     /// The same, and the whole log is flushed.
     Floods,
+    /// As rough, where Redis has no functions.
+    Scripts,
+    /// As rough, with users who come and go.
+    Crowds,
+    /// Masters are killed, and others take over that have everything.
+    Failovers,
+    /// They take over, and lack what was acknowledged last.
+    Losses,
+    /// The slot moves to another master of a cluster, and masters are killed.
+    Moves,
+}
+
+impl Weather {
+    /// Where the log lives.
+    pub(super) fn home(self) -> Kind {
+        match self {
+            Self::Rough | Self::Trims | Self::Floods | Self::Crowds => Kind::Single,
+            Self::Scripts => Kind::Scripts,
+            Self::Failovers | Self::Losses => Kind::Sentinel,
+            Self::Moves => Kind::Cluster,
+        }
+    }
+}
+
+impl Weather {
+    /// Whether there are users who come and go.
+    pub(super) fn has_users(self) -> bool {
+        self == Self::Crowds
+    }
+
+    /// Whether what waits to be taken in can be lost only with its server.
+    pub(super) fn keeps_what_is_handed_over(self) -> bool {
+        std::env::var("INGEST").is_ok() && self != Self::Floods
+    }
 }
 
 /// One thing that breaks.
@@ -62,6 +97,10 @@ pub(super) enum Fault {
     Erase(usize),
     /// Everything is deleted.
     Flush,
+    /// The master is killed and another server takes over; if so, the replicas were parted from it before, and lack something.
+    FailOver(bool),
+    /// The slot moves to another master.
+    Move,
 }
 
 /// When each thing breaks.
@@ -89,11 +128,23 @@ impl Schedule {
                 at += millis(50) + dice.up_to(millis(350));
             }
         }
-        let middle = schedule.len() / 2;
+        let count = schedule.len();
+        let (middle, last) = (count / 2, count - 1);
         match weather {
-            Weather::Rough => {}
+            Weather::Rough | Weather::Scripts | Weather::Crowds => {}
             Weather::Trims => schedule[middle].1 = Fault::Trim(0, 0),
             Weather::Floods => schedule[middle].1 = Fault::Flush,
+            Weather::Failovers | Weather::Losses => {
+                // In the end all replicas are there to see it.
+                for at in [count / 4, last] {
+                    schedule[at].1 = Fault::FailOver(weather == Weather::Losses);
+                }
+            }
+            Weather::Moves => {
+                schedule[count / 6].1 = Fault::Move;
+                schedule[middle].1 = Fault::FailOver(false);
+                schedule[last].1 = Fault::Move;
+            }
         }
         Self(schedule)
     }
@@ -121,6 +172,17 @@ fn draw(weather: Weather, dice: &mut Dice, patient: bool) -> Fault {
         0 => (dice.below(BUSY), dice.below(30)),
         _ => (BUSY + dice.below(QUIET), dice.below(3)),
     };
+    if weather.home() == Kind::Sentinel || weather.home() == Kind::Cluster {
+        // Nothing that is taken for the death of a server. What nobody is left to witness cannot be told.
+        let die = if weather == Weather::Losses { 90 } else { 70 };
+        return match dice.below(100) {
+            0..10 => Fault::Freeze(short / 3),
+            10..25 => Fault::KillFeeds,
+            at if at < die => Fault::Cut(replica, aim),
+            _ if dice.once_in(3) => Fault::Drain(replica),
+            _ => Fault::Kill(replica),
+        };
+    }
     match (dice.below(100), weather) {
         (0..12, Weather::Trims | Weather::Floods) => Fault::Trim(topic, keep),
         (12..18, Weather::Trims | Weather::Floods) => Fault::Delete(topic),

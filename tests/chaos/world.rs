@@ -1,6 +1,7 @@
-//! Three replicas, one Redis, a breakable wire between each of them, and a chronicle of everything that was in the log.
+//! Three replicas, a home of the log, and everything that may break in them and between them.
 
 use std::{
+    collections::BTreeMap,
     fmt::Write as _,
     net::SocketAddr,
     sync::{
@@ -11,26 +12,29 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tokio::{sync::watch, time::sleep};
+use serde_json::Value;
+use tidegate::store::faulty::Dice;
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
 
 use super::{
-    judge::{Birth, Entry, Log, Millis, Name, Publication, Taking},
-    schedule::{Fault, REPLICAS},
+    chronicle::Chronicle,
+    home::Home,
+    judge::{Change, Handed, Left, Log, Millis, Name, Publication},
+    publisher::publish_one,
+    schedule::{Fault, REPLICAS, Weather, topic},
+    users,
+    wire::ask,
 };
-use crate::support::{
-    Aim, ChaosProxy, Fsync, Gateway, RedisServer, Settings, Value, Way, eventually, id,
-};
+use crate::support::{Aim, ChaosProxy, Gateway, Request, Settings, Way, eventually};
 
 /// How long a gateway may take to end when it is asked to: the drain, and a publish that waits for Redis meanwhile.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(15);
 
-/// Everything in Redis that is an entry of a topic, and the birth of the log.
-const SNAPSHOT: &str = "
-    local reply = { redis.call('HGET', 'tidegate:{0}:meta', 'born') or '' }
-    for _, key in ipairs(redis.call('KEYS', 'tidegate:{0}:topic:*')) do
-        reply[#reply + 1] = { key, redis.call('XRANGE', key, '-', '+') }
-    end
-    return reply";
+/// A topic that nobody follows but the test itself.
+const PROBE: &str = "probe";
 
 /// The time, as Redis knows it, too.
 pub(super) fn now_ms() -> Millis {
@@ -43,11 +47,24 @@ pub(super) fn now_ms() -> Millis {
 pub(super) enum Phase {
     /// Things break.
     Storm,
+    /// Nothing breaks any more; what is under way comes to its end.
+    Ebb,
     /// Nothing breaks any more; clients stay and read to the end.
     Calm,
     /// Clients leave.
     Over,
 }
+
+/// Whether what is stored will stay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Tide {
+    Steady,
+    /// What is acknowledged now will be lost.
+    Parted,
+}
+
+/// What is acknowledged for so long, at the least, is lost when replicas are parted from their master.
+const PARTED: Duration = Duration::from_millis(700);
 
 /// What happened, in figures.
 #[derive(Debug, Default)]
@@ -70,36 +87,35 @@ impl Figures {
 
 /// The place of one replica: processes come and go, the wire to Redis stays.
 struct Place {
-    proxy: ChaosProxy,
+    /// None where it finds the way by itself.
+    proxy: Option<ChaosProxy>,
+    settings: Settings,
     address: Mutex<SocketAddr>,
     gateway: tokio::sync::Mutex<Option<Gateway>>,
 }
 
-/// What was in the log.
-#[derive(Default)]
-struct Chronicle {
-    log: Log,
-    life: usize,
-    /// When the last log began to go away, while no other has been seen.
-    flushed: Option<Millis>,
-}
-
 pub(super) struct World {
-    pub(super) redis: tokio::sync::Mutex<RedisServer>,
-    pub(super) redis_address: SocketAddr,
+    home: tokio::sync::Mutex<Home>,
+    /// Where the log is now.
+    master: Mutex<SocketAddr>,
+    /// What has to be said there; empty where nothing.
+    pub(super) password: String,
     places: Vec<Place>,
-    chronicle: Mutex<Chronicle>,
+    chronicle: tokio::sync::Mutex<Chronicle>,
     pub(super) phase: watch::Sender<Phase>,
+    pub(super) tide: watch::Sender<Tide>,
     pub(super) figures: Figures,
     pub(super) publications: Mutex<Vec<Publication>>,
+    /// What was handed over to be taken in; those of one producer in their order.
+    pub(super) handed: Mutex<Vec<Handed>>,
     serial: AtomicUsize,
     /// What every process said that is gone.
     said: Mutex<Vec<String>>,
 }
 
-fn settings(place: usize, proxy: &ChaosProxy) -> Settings {
-    let settings = Gateway::settings()
-        .env("REDIS_URL", &format!("redis://127.0.0.1:{}", proxy.port()))
+fn settings(place: usize, home: &Home, wire: Option<u16>) -> Settings {
+    let settings = home
+        .tell(wire)
         .with("stream.keepalive", "400ms")
         .with("publish.timeout", "1s")
         .with("publish.idempotency_window", "1h")
@@ -118,29 +134,39 @@ fn settings(place: usize, proxy: &ChaosProxy) -> Settings {
 }
 
 impl World {
-    pub(super) async fn begin() -> Arc<Self> {
-        let redis = RedisServer::settings().appendonly(Fsync::Always);
-        let redis = redis.start().await;
+    pub(super) async fn begin(weather: Weather) -> Arc<Self> {
+        let home = Home::begin(weather.home()).await;
         let mut places = Vec::new();
         for place in 0..REPLICAS {
-            let proxy = ChaosProxy::start(redis.address()).await;
-            let gateway = settings(place, &proxy).start().await;
+            let proxy = match home.wired() {
+                Some(address) => Some(ChaosProxy::start(address).await),
+                None => None,
+            };
+            let mut settings = settings(place, &home, proxy.as_ref().map(ChaosProxy::port));
+            if weather.has_users() {
+                settings = users::tell(settings);
+            }
+            let gateway = settings.clone().start().await;
             places.push(Place {
                 proxy,
+                settings,
                 address: Mutex::new(gateway.public),
                 gateway: tokio::sync::Mutex::new(Some(gateway)),
             });
         }
         let world = Self {
-            redis_address: redis.address(),
-            redis: tokio::sync::Mutex::new(redis),
+            master: Mutex::new(home.master().address()),
             places,
-            chronicle: Mutex::default(),
+            chronicle: tokio::sync::Mutex::default(),
             phase: watch::Sender::new(Phase::Storm),
+            tide: watch::Sender::new(Tide::Steady),
+            password: home.password().to_owned(),
             figures: Figures::default(),
             publications: Mutex::default(),
+            handed: Mutex::default(),
             serial: AtomicUsize::new(0),
             said: Mutex::default(),
+            home: tokio::sync::Mutex::new(home),
         };
         world.is_healthy().await;
         Arc::new(world)
@@ -151,8 +177,18 @@ impl World {
         *self.places[replica].address.lock()
     }
 
-    pub(super) fn is_storming(&self) -> bool {
+    /// Where the log is now, or was when it was last seen.
+    pub(super) fn master(&self) -> SocketAddr {
+        *self.master.lock()
+    }
+
+    /// Whether there are new events.
+    pub(super) fn pours(&self) -> bool {
         *self.phase.borrow() == Phase::Storm
+    }
+
+    pub(super) fn is_storming(&self) -> bool {
+        *self.phase.borrow() < Phase::Calm
     }
 
     /// A number that no other event has.
@@ -160,9 +196,27 @@ impl World {
         self.serial.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Cuts the feed of a replica.
-    pub(super) fn cut_feed(&self, replica: usize) {
-        self.places[replica].proxy.cut(Aim::Feed);
+    /// Cuts the feed of a replica, or, where they share the wire, of all.
+    pub(super) async fn cut_feed(&self, replica: usize) {
+        self.cut(replica, Aim::Feed).await;
+    }
+
+    async fn cut(&self, replica: usize, aim: Aim) {
+        if let Some(wire) = &self.places[replica].proxy {
+            wire.cut(aim);
+        } else if let Ok(home) = self.home.try_lock() {
+            if let Some(wire) = home.shared_wire() {
+                wire.cut(aim);
+            } else {
+                let which = if aim == Aim::Feed { "pubsub" } else { "normal" };
+                let kill = ["CLIENT", "KILL", "TYPE", which];
+                home.master().command(&kill).await;
+            }
+        }
+    }
+
+    fn wire(&self, replica: usize) -> &ChaosProxy {
+        self.places[replica].proxy.as_ref().unwrap()
     }
 
     /// Waits until every replica says that it and Redis are well.
@@ -213,14 +267,12 @@ impl World {
                 assert!(exit.status.success(), "a drain ends well: {exit:?}");
                 *place = Some(self.start(replica).await);
             }
-            Fault::Cut(replica, aim) => {
-                self.places[replica].proxy.cut(aim);
-            }
+            Fault::Cut(replica, aim) => self.cut(replica, aim).await,
             Fault::CutAfter(replica, aim, bytes) => {
-                self.places[replica].proxy.cut_after(aim, bytes);
+                self.wire(replica).cut_after(aim, bytes);
             }
             Fault::Hold(replica, way, time) => {
-                let proxy = &self.places[replica].proxy;
+                let proxy = self.wire(replica);
                 for each in [Way::ToStore, Way::ToGateway] {
                     if way.is_none_or(|way| way == each) {
                         proxy.hold(each);
@@ -230,49 +282,122 @@ impl World {
                 proxy.heal();
             }
             Fault::Refuse(replica, time) => {
-                let proxy = &self.places[replica].proxy;
+                let proxy = self.wire(replica);
                 proxy.refuse();
                 proxy.cut(Aim::All);
                 sleep(time).await;
                 proxy.heal();
             }
             Fault::KillFeeds => {
-                let redis = self.redis.lock().await;
-                redis.command(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
+                let home = self.home.lock().await;
+                let kill = ["CLIENT", "KILL", "TYPE", "pubsub"];
+                home.master().command(&kill).await;
             }
             Fault::Freeze(time) => {
-                let redis = self.redis.lock().await;
-                redis.freeze();
+                let home = self.home.lock().await;
+                home.master().freeze();
                 sleep(time).await;
-                redis.thaw();
+                home.master().thaw();
             }
-            Fault::Restart(time) => {
-                let mut redis = self.redis.lock().await;
-                redis.kill();
-                sleep(time).await;
-                redis.restart().await;
+            Fault::FailOver(parted) => self.fail_over(parted).await,
+            Fault::Move => {
+                let mut home = self.home.lock().await;
+                home.move_slot().await;
+                *self.master.lock() = home.master().address();
             }
-            Fault::Trim(topic, keep) => {
-                let topic = super::schedule::topic(topic);
-                self.trim(&topic, keep).await;
+            Fault::Restart(time) => self.home.lock().await.restart(time).await,
+            Fault::Trim(at, keep) => {
+                let home = self.home.lock().await;
+                let mut chronicle = self.chronicle.lock().await;
+                chronicle.trim(home.master(), &topic(at), keep).await;
             }
-            Fault::Delete(topic) => self.delete(&super::schedule::topic(topic)).await,
-            Fault::Erase(topic) => self.erase(&super::schedule::topic(topic)).await,
-            Fault::Flush => self.flush().await,
+            Fault::Delete(at) => {
+                let home = self.home.lock().await;
+                let mut chronicle = self.chronicle.lock().await;
+                chronicle.delete(home.master(), &topic(at)).await;
+            }
+            Fault::Erase(at) => {
+                let home = self.home.lock().await;
+                let mut chronicle = self.chronicle.lock().await;
+                chronicle.erase(home.master(), &topic(at)).await;
+            }
+            Fault::Flush => {
+                let home = self.home.lock().await;
+                self.chronicle.lock().await.flush(home.master()).await;
+            }
         }
+    }
+
+    async fn fail_over(&self, parted: bool) {
+        let mut home = self.home.lock().await;
+        if parted {
+            home.part();
+            self.tide.send_replace(Tide::Parted);
+            sleep(PARTED).await;
+        }
+        let handover = home.fail_over(parted).await;
+        *self.master.lock() = home.master().address();
+        home.revive(handover.killed).await;
+        let number = self.chronicle.lock().await.hand_over(handover);
+        self.everybody_knows().await;
+        self.chronicle.lock().await.is_over(number);
+        self.tide.send_replace(Tide::Steady);
+    }
+
+    /// Waits until every replica has told what it found missing, and heard what the others found. What is published now comes
+    /// on a replica only after everything that it had to repair; and what is published after that has come everywhere, after
+    /// everything that was recorded by then.
+    async fn everybody_knows(&self) {
+        let topic = Name::from(PROBE);
+        for _ in 0..2 {
+            let mut dice = Dice::new(u64::try_from(self.serial()).unwrap());
+            let newest = publish_one(self, &mut dice, &topic, "is a probe").await;
+            let before = newest.previous();
+            let asking = Request::get(&format!("/poll?topic={PROBE}&lastEventId={before}&wait=1s"));
+            for replica in 0..REPLICAS {
+                let begun = Instant::now();
+                loop {
+                    let answer = ask(self.address(replica), &asking).await;
+                    let has = |body: &Value| {
+                        let events = body["events"].as_array();
+                        events.is_some_and(|events| !events.is_empty())
+                    };
+                    match &answer {
+                        Ok((200, body)) if has(body) => break,
+                        _ => {}
+                    }
+                    let late = begun.elapsed() > DRAIN_PATIENCE;
+                    assert!(!late, "replica {replica} does not go on: {answer:?}");
+                    sleep(Duration::from_millis(20)).await;
+                }
+            }
+        }
+    }
+
+    /// How many events wait to be taken in.
+    pub(super) async fn waiting(&self) -> i64 {
+        let home = self.home.lock().await;
+        let length = ["XLEN", "tidegate:{0}:ingest"];
+        home.master().command(&length).await.integer()
+    }
+
+    /// Everything that was ever in the log, what was left outside, and who came and went.
+    pub(super) async fn log(&self) -> (Log, Left, BTreeMap<Name, Vec<Change>>) {
+        let home = self.home.lock().await;
+        self.chronicle.lock().await.close(home.master()).await
     }
 
     async fn start(&self, replica: usize) -> Gateway {
         let place = &self.places[replica];
-        let gateway = settings(replica, &place.proxy).start().await;
+        let gateway = place.settings.clone().start().await;
         *place.address.lock() = gateway.public;
         gateway
     }
 
     /// Nothing breaks any more.
     pub(super) fn heal(&self) {
-        for place in &self.places {
-            place.proxy.heal();
+        for proxy in self.places.iter().filter_map(|place| place.proxy.as_ref()) {
+            proxy.heal();
         }
     }
 
@@ -302,127 +427,5 @@ impl World {
             }
         }
         self.said.lock().concat()
-    }
-
-    // ---- the chronicle ---------------------------------------------------------------------------------------------------
-
-    /// Runs commands as one, so that nothing happens between them.
-    async fn at_once(&self, commands: &[&[&str]]) -> (Millis, Vec<Value>) {
-        let redis = self.redis.lock().await;
-        let mut connection = redis.connect().await;
-        let since = now_ms();
-        connection.ask(&["MULTI"]).await;
-        for command in commands {
-            assert_eq!(connection.ask(command).await.text(), "QUEUED");
-        }
-        let answers = connection.ask(&["EXEC"]).await.items().to_vec();
-        for answer in &answers {
-            assert!(!matches!(answer, Value::Error(_)), "{answer}");
-        }
-        (since, answers)
-    }
-
-    async fn trim(&self, topic: &str, keep: usize) {
-        let stream = format!("tidegate:{{0}}:topic:{topic}");
-        let read = ["XRANGE", &stream, "-", "+"];
-        let count = keep.to_string();
-        let trim = ["XTRIM", &stream, "MAXLEN", "=", &count];
-        let (since, answers) = self.at_once(&[&read, &trim]).await;
-        let entries = answers[0].items();
-        let taken = entries.len().saturating_sub(keep);
-        let mut chronicle = self.chronicle.lock();
-        chronicle.add(topic, &entries[..taken], Some((Taking::Trim, since)));
-        chronicle.add(topic, &entries[taken..], None);
-    }
-
-    async fn delete(&self, topic: &str) {
-        let stream = format!("tidegate:{{0}}:topic:{topic}");
-        let read = ["XRANGE", &stream, "-", "+"];
-        let (since, answers) = self.at_once(&[&read, &["DEL", &stream]]).await;
-        let mut chronicle = self.chronicle.lock();
-        chronicle.add(topic, answers[0].items(), Some((Taking::Trim, since)));
-    }
-
-    async fn erase(&self, topic: &str) {
-        let keys = ["meta", "last", "heads"].map(|key| format!("tidegate:{{0}}:{key}"));
-        let [meta, last, heads] = keys.each_ref().map(String::as_str);
-        let stream = format!("tidegate:{{0}}:topic:{topic}");
-        let channel = format!("tidegate:{{0}}:ch:{topic}");
-        let read = ["XRANGE", &stream, "-", "+"];
-        let erase = [
-            "FCALL",
-            "tidegate_delete",
-            "5",
-            meta,
-            last,
-            heads,
-            &stream,
-            &channel,
-            topic,
-        ];
-        let (since, answers) = self.at_once(&[&read, &erase]).await;
-        let mut chronicle = self.chronicle.lock();
-        chronicle.add(topic, answers[0].items(), Some((Taking::Trim, since)));
-    }
-
-    /// The pause lets the clock go on: ids of the new log lie above those of the old one, as they do when a person does it.
-    async fn flush(&self) {
-        let commands: [&[&str]; 3] = [
-            &["EVAL", SNAPSHOT, "0"],
-            &["FLUSHALL"],
-            &["DEBUG", "SLEEP", "0.005"],
-        ];
-        let (since, answers) = self.at_once(&commands).await;
-        let mut chronicle = self.chronicle.lock();
-        chronicle.add_all(&answers[0], Some((Taking::Flush, since)));
-        chronicle.flushed.get_or_insert(since);
-        chronicle.life += 1;
-    }
-
-    /// Everything that was ever in the log.
-    pub(super) async fn log(&self) -> Log {
-        let (_, answers) = self.at_once(&[&["EVAL", SNAPSHOT, "0"]]).await;
-        let mut chronicle = self.chronicle.lock();
-        chronicle.add_all(&answers[0], None);
-        chronicle.log.clone()
-    }
-}
-
-impl Chronicle {
-    fn add_all(&mut self, snapshot: &Value, taken: Option<(Taking, Millis)>) {
-        let mut items = snapshot.items().iter();
-        let born = items.next().unwrap().text();
-        if self.life > 0
-            && !born.is_empty()
-            && let Some(since) = self.flushed.take()
-        {
-            let born = id(&born);
-            self.log.births.push(Birth { id: born, since });
-        }
-        for stream in items {
-            let key = stream.items()[0].text();
-            let topic = key.strip_prefix("tidegate:{0}:topic:").unwrap();
-            self.add(topic, stream.items()[1].items(), taken);
-        }
-    }
-
-    fn add(&mut self, topic: &str, entries: &[Value], taken: Option<(Taking, Millis)>) {
-        let topic = Name::from(topic);
-        for entry in entries {
-            let [at, fields] = entry.items() else {
-                panic!("{entry} is no entry")
-            };
-            let mut fields = fields.fields();
-            let mut field = |name: &str| fields.remove(name).unwrap();
-            let entry = Entry {
-                kind: field("e"),
-                data: field("d"),
-                previous: id(&field("p")),
-                life: self.life,
-                taken,
-            };
-            let added = self.log.add(&topic, id(&at.text()), entry);
-            added.unwrap_or_else(|complaint| panic!("{complaint}"));
-        }
     }
 }

@@ -1,5 +1,6 @@
 //! A `redis-server` of one's own: a free port, a folder that goes with it, nothing written to the disk.
 
+mod group;
 mod resp;
 mod stats;
 mod xadd;
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
+pub(crate) use self::group::{Group, Layout};
 pub(crate) use self::resp::Connection;
 pub(crate) use self::stats::{Commands, field};
 pub(crate) use self::xadd::{Xadds, xadd};
@@ -32,6 +34,17 @@ pub(crate) struct RedisServer {
 /// A folder that is removed with its owner.
 struct Home(PathBuf);
 
+impl Home {
+    /// A new one for the server on this port.
+    fn new(port: u16) -> Result<Self> {
+        let name = format!("tidegate-loadtest-{}-redis-{port}", std::process::id());
+        let home = Self(std::env::temp_dir().join(name));
+        std::fs::create_dir(&home.0)
+            .with_context(|| format!("cannot make the folder {}", home.0.display()))?;
+        Ok(home)
+    }
+}
+
 impl Drop for Home {
     fn drop(&mut self) {
         let _kept_otherwise = std::fs::remove_dir_all(&self.0);
@@ -42,13 +55,7 @@ impl RedisServer {
     /// Starts `redis-server` on `core` and waits until it answers.
     pub(crate) fn start(core: usize) -> Result<Self> {
         let [address, _] = free_addresses()?;
-        let home = Home(std::env::temp_dir().join(format!(
-            "tidegate-loadtest-{}-redis-{}",
-            std::process::id(),
-            address.port()
-        )));
-        std::fs::create_dir(&home.0)
-            .with_context(|| format!("cannot make the folder {}", home.0.display()))?;
+        let home = Home::new(address.port())?;
         let mut command: Vec<OsString> = vec!["redis-server".into()];
         let port = address.port().to_string();
         let settings = [

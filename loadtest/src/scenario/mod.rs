@@ -3,6 +3,7 @@
 mod appends;
 mod churn;
 mod connects;
+mod failover;
 mod fanout;
 mod idle;
 mod ingest;
@@ -73,6 +74,8 @@ pub(crate) enum Scenario {
     RedisMemory,
     /// What is put into the ingest stream, beside what the function publishes.
     Ingest,
+    /// The server that has the log is killed: a single one, the master of Sentinels, the owner in a cluster.
+    Failover,
 }
 
 /// What all scenarios share.
@@ -112,6 +115,7 @@ impl Scenario {
             Self::RedisFanout => redis_fanout::run(context, report),
             Self::RedisMemory => redis_memory::run(context, report),
             Self::Ingest => ingest::run(context, report),
+            Self::Failover => failover::run(context, report),
         }
     }
 
@@ -124,7 +128,13 @@ impl Scenario {
                 | Self::RedisFanout
                 | Self::RedisMemory
                 | Self::Ingest
+                | Self::Failover
         )
+    }
+
+    /// Whether it is measured by itself alone, because it takes long and does not measure speed.
+    pub(crate) fn stands_alone(self) -> bool {
+        self == Self::Failover
     }
 }
 

@@ -50,6 +50,8 @@ pub(in crate::chaos) enum Told {
     Opened {
         /// Which replica was asked, for the reader.
         replica: usize,
+        /// When it was asked.
+        sent: Millis,
         asked: Asked,
         topics: Arc<[Name]>,
         replay: Replay,
@@ -83,6 +85,8 @@ pub(in crate::chaos) struct Tally {
     pub(in crate::chaos) events: usize,
     pub(in crate::chaos) gaps: usize,
     pub(in crate::chaos) resets: usize,
+    /// Gaps because something was lost in a failover.
+    pub(in crate::chaos) losses: usize,
     pub(in crate::chaos) connections: usize,
 }
 
@@ -156,12 +160,30 @@ struct Client<'a> {
     seen: HashSet<(Name, EventId)>,
     cursor: EventId,
     begun: bool,
-    /// When the connection was opened.
+    /// When the connection was opened, and when that was asked for.
     opened: Millis,
+    sent: Millis,
+    /// Where it began.
+    begins: EventId,
     live: bool,
     beliefs: BTreeMap<Name, Belief>,
     reset: Option<Millis>,
+    /// When it was told on this connection that something of a topic was lost.
+    losses: BTreeMap<Name, Millis>,
+    /// Lost entries that came on this connection, or that it passed over: whoever stays has to be told.
+    owed: Vec<Owed>,
     tally: Tally,
+}
+
+/// An entry that was lost, as one connection knows it.
+#[derive(Clone, Debug)]
+struct Owed {
+    topic: Name,
+    id: EventId,
+    /// When it was lost.
+    since: Millis,
+    /// It came: so the replica had it, and can witness the loss.
+    came: bool,
 }
 
 impl<'a> Client<'a> {
@@ -173,9 +195,13 @@ impl<'a> Client<'a> {
             cursor: EventId::ZERO,
             begun: false,
             opened: 0,
+            sent: 0,
+            begins: EventId::ZERO,
             live: false,
             beliefs: BTreeMap::new(),
             reset: None,
+            losses: BTreeMap::new(),
+            owed: Vec::new(),
             tally: Tally::default(),
         }
     }
@@ -183,19 +209,23 @@ impl<'a> Client<'a> {
     fn hears(&mut self, line: &Line) -> Result<(), Complaint> {
         match &line.told {
             Told::Opened {
+                sent,
                 asked,
                 topics,
                 replay,
                 id,
                 ..
-            } => self.opens(line.at, *asked, topics, replay, *id),
+            } => {
+                self.sent = *sent;
+                self.opens(line.at, *asked, topics, replay, *id)
+            }
             Told::Event {
                 topic,
                 id,
                 kind,
                 data,
             } => self.receives(line.at, topic, *id, kind, data),
-            Told::Gap(gap) => self.is_told(line.at, gap),
+            Told::Gap(gap) => self.is_told(line.at, gap, false),
             Told::Live(id) => {
                 if std::mem::replace(&mut self.live, true) {
                     return complain(Mistake::Order, "$live came twice".to_owned());
@@ -225,6 +255,8 @@ impl<'a> Client<'a> {
         self.tally.connections += 1;
         self.opened = at;
         self.live = asked == Asked::Now;
+        self.owed.clear();
+        self.losses.clear();
         let resumes = match asked {
             Asked::After(cursor) => {
                 if self.begun && cursor != self.cursor {
@@ -246,6 +278,7 @@ impl<'a> Client<'a> {
             }
         };
         self.begun = true;
+        self.begins = self.cursor;
         // A topic that is followed for the first time is followed after the cursor, as all others.
         let mut beliefs = BTreeMap::new();
         for topic in topics {
@@ -271,11 +304,19 @@ impl<'a> Client<'a> {
                 if id != self.cursor {
                     return wrong();
                 }
+                self.is_in_no_lost_range(&[])?;
             }
             Replay::Gap(gap) if resumes => {
-                self.is_told(at, gap)?;
-                if gap.reason == Reason::Reset {
-                    return self.moves(at, id, None);
+                self.is_told(at, gap, true)?;
+                match gap.reason {
+                    Reason::Reset => return self.moves(at, id, None),
+                    // Nobody knows the cursor any more: it begins anew, and has been told so.
+                    Reason::Unknown => {
+                        self.begins_anew(id);
+                        return Ok(());
+                    }
+                    Reason::Lost => self.is_in_no_lost_range(&gap.topics)?,
+                    Reason::Retention => {}
                 }
                 if id != self.cursor {
                     return wrong();
@@ -317,6 +358,15 @@ impl<'a> Client<'a> {
                 format!("{topic} {id} was not asked for"),
             );
         }
+        if let Some((Taking::Lost(_), since)) = known.and_then(|known| known.taken) {
+            let topic = topic.clone();
+            self.owed.push(Owed {
+                topic,
+                id,
+                since,
+                came: true,
+            });
+        }
         self.moves(at, id, Some(topic))?;
         let next = self.next_of(topic);
         self.beliefs.insert(
@@ -355,6 +405,7 @@ impl<'a> Client<'a> {
             .filter(|(_, belief)| belief.next.is_some_and(|next| next <= to))
             .map(|(topic, _)| topic.clone())
             .collect();
+        let mut owed = Vec::new();
         for topic in behind {
             for (id, entry) in self.log.topics[&topic].range((Excluded(after), Included(to))) {
                 if *id == to && with == Some(&topic) {
@@ -373,6 +424,19 @@ impl<'a> Client<'a> {
                         format!("{}, taken: {:?}", who(), entry.taken),
                     );
                 };
+                if let Some(failover) = entry.lost() {
+                    // Whoever began below it, and has seen nothing of it, has nothing that could tell; nor has its replica, perhaps.
+                    let before = self.log.lost(&topic, failover).map(|(before, _)| before);
+                    if before.is_some_and(|before| before < self.begins) && self.begins < *id {
+                        owed.push(Owed {
+                            topic: topic.clone(),
+                            id: *id,
+                            since: taken,
+                            came: false,
+                        });
+                    }
+                    continue;
+                }
                 // What was published after the client had been told is not what it was told of.
                 let told = belief.gap.is_some_and(|told| id.ms() <= told);
                 if !told && !belief.from_the_beginning {
@@ -387,10 +451,77 @@ impl<'a> Client<'a> {
                 belief.next = next;
             }
         }
+        self.owed.extend(owed);
         Ok(())
     }
 
-    fn is_told(&mut self, at: Millis, gap: &Gap) -> Result<(), Complaint> {
+    /// Whether it was told, on this connection and since it was lost, that something of that topic is missing.
+    fn told_of(&self, owed: &Owed) -> bool {
+        let told = self.losses.get(&owed.topic);
+        told.is_some_and(|told| *told >= owed.since)
+    }
+
+    /// It goes on somewhere else, and knows nothing of what lies between.
+    fn begins_anew(&mut self, at: EventId) {
+        self.cursor = at;
+        self.begins = at;
+        let topics: Vec<Name> = self.beliefs.keys().cloned().collect();
+        for topic in topics {
+            let next = self.next_of(&topic);
+            if let Some(belief) = self.beliefs.get_mut(&topic) {
+                belief.next = next;
+            }
+        }
+    }
+
+    /// Whoever asked when everybody knew what was lost, with a cursor in such a range, is told so; `told` are the topics of
+    /// which it was. At the beginning of the range one may see it so or so.
+    fn is_in_no_lost_range(&self, told: &[Name]) -> Result<(), Complaint> {
+        for topic in self.beliefs.keys().filter(|topic| !told.contains(topic)) {
+            for &(after, through) in self.log.recorded.get(topic).into_iter().flatten() {
+                let entries = &self.log.topics[topic];
+                let mut inside = entries.range((Excluded(after), Included(through)));
+                // Where nothing was kept of a topic, the range holds what an earlier failover lost, too.
+                let entry = inside.next_back();
+                let failover = entry.and_then(|(_, entry)| entry.lost());
+                let known = failover.is_some_and(|it| self.log.failovers[it].over <= self.sent);
+                if known && after < self.cursor && self.cursor < through {
+                    return complain(
+                        Mistake::Untold,
+                        format!(
+                            "it came back with {} to {topic}, where {after}..{through} is recorded as lost",
+                            self.cursor
+                        ),
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether something that a failover lost concerns this connection: it was open then, or began below what was lost; and
+    /// it stands above the last entry that was kept. A verdict is for a cursor within the range alone.
+    fn is_concerned(&self, topic: &Name, at: Millis, verdict: bool) -> bool {
+        self.log.failovers.iter().enumerate().any(|(number, it)| {
+            let Some((before, last)) = self.log.lost(topic, number) else {
+                return false;
+            };
+            let concerned = if verdict {
+                before <= self.cursor && self.cursor < last
+            } else {
+                before <= self.cursor && (self.sent < it.over || self.begins < last)
+            };
+            it.since <= at && concerned
+        })
+    }
+
+    /// Whether nobody may know the cursor: what it stands for was lost, and nothing newer was stored yet.
+    fn is_ahead(&self, at: Millis) -> bool {
+        let mut failovers = self.log.failovers.iter();
+        failovers.any(|it| it.since <= at && self.sent < it.over && it.last < self.cursor)
+    }
+
+    fn is_told(&mut self, at: Millis, gap: &Gap, verdict: bool) -> Result<(), Complaint> {
         self.tally.gaps += 1;
         let wrong = |why: &str| {
             complain(
@@ -419,7 +550,25 @@ impl<'a> Client<'a> {
                     return wrong("a reset is for all topics");
                 }
             }
-            Reason::Lost | Reason::Unknown => return wrong("nothing of the kind happened"),
+            Reason::Lost => {
+                self.tally.losses += 1;
+                for topic in &gap.topics {
+                    if !self.is_concerned(topic, at, verdict) {
+                        return wrong(&format!("it lost nothing of {topic}"));
+                    }
+                    self.losses.insert(topic.clone(), at);
+                }
+            }
+            Reason::Unknown => {
+                if !verdict || !self.is_ahead(at) {
+                    return wrong("its cursor is known");
+                }
+                if gap.topics.len() != self.beliefs.len() {
+                    return wrong("whose cursor is unknown misses something of all topics");
+                }
+                let topics = gap.topics.iter().cloned();
+                self.losses.extend(topics.map(|topic| (topic, at)));
+            }
         }
         if let Some(at_least) = gap.at_least {
             let missing = gap.topics.iter().map(|topic| self.missing(topic, at, None));
@@ -460,6 +609,24 @@ impl<'a> Client<'a> {
 
     /// The storm is over, the client has read on to the end: whatever the log has, it has.
     fn end(&self) -> Result<(), Complaint> {
+        for owed in self.owed.iter().filter(|owed| owed.came) {
+            if !self.log.is_recorded(&owed.topic, owed.id) {
+                return complain(
+                    Mistake::Unrecorded,
+                    format!("{owed:?}: the replica had it, and its loss is not recorded"),
+                );
+            }
+        }
+        for owed in self.owed.iter().filter(|owed| !self.told_of(owed)) {
+            if owed.came || self.log.is_recorded(&owed.topic, owed.id) {
+                return complain(
+                    Mistake::Untold,
+                    format!(
+                        "{owed:?}: it was lost while the stream was open, and that was not told"
+                    ),
+                );
+            }
+        }
         for (topic, belief) in &self.beliefs {
             let Some(next) = belief.next else { continue };
             let kept = |(_, entry): &(&EventId, &Entry)| entry.taken.is_none();

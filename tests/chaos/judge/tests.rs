@@ -3,30 +3,34 @@
 use tidegate::event::EventId;
 
 use super::{
-    Asked, Birth, Complaint, Entry, Gap, Line, Log, Mistake, Name, Publication, Reason, Replay,
-    Taking, Tally, Told, judge, judge_publications,
+    Asked, Birth, Complaint, Entry, Gap, Left, Line, Log, Mistake, Name, Publication, Reason,
+    Replay, Taking, Tally, Told, judge, judge_publications,
 };
 
-fn name(text: &str) -> Name {
+/// What was told, and when it was read.
+pub(super) type Lines = Vec<(u64, Told)>;
+
+pub(super) fn name(text: &str) -> Name {
     text.into()
 }
 
-const fn id(ms: u64) -> EventId {
+pub(super) const fn id(ms: u64) -> EventId {
     EventId::new(ms, 0)
 }
 
-fn entry(ms: u64, previous: u64) -> Entry {
+pub(super) fn entry(ms: u64, previous: u64) -> Entry {
     Entry {
         kind: "message".to_owned(),
         data: ms.to_string(),
         previous: id(previous),
         life: 0,
+        era: 0,
         taken: None,
     }
 }
 
 /// Topic `a` has 10, 20, 30, 40, topic `b` has 15, 25, 35.
-fn log() -> Log {
+pub(super) fn log() -> Log {
     let mut log = Log::default();
     for (topic, ids) in [("a", &[10, 20, 30, 40][..]), ("b", &[15, 25, 35])] {
         let mut previous = 0;
@@ -45,9 +49,10 @@ fn take(log: &mut Log, topic: &str, ids: &[u64], taken: (Taking, u64)) {
     }
 }
 
-fn open(asked: Asked, topics: &[&str], replay: Replay, at: u64) -> Told {
+pub(super) fn open(asked: Asked, topics: &[&str], replay: Replay, at: u64) -> Told {
     Told::Opened {
         replica: 0,
+        sent: 0,
         asked,
         topics: topics.iter().copied().map(name).collect(),
         replay,
@@ -55,15 +60,15 @@ fn open(asked: Asked, topics: &[&str], replay: Replay, at: u64) -> Told {
     }
 }
 
-fn now(topics: &[&str], at: u64) -> Told {
+pub(super) fn now(topics: &[&str], at: u64) -> Told {
     open(Asked::Now, topics, Replay::None, at)
 }
 
-fn resume(topics: &[&str], at: u64) -> Told {
+pub(super) fn resume(topics: &[&str], at: u64) -> Told {
     open(Asked::After(id(at)), topics, Replay::Complete, at)
 }
 
-fn event(topic: &str, ms: u64) -> Told {
+pub(super) fn event(topic: &str, ms: u64) -> Told {
     Told::Event {
         topic: name(topic),
         id: id(ms),
@@ -72,7 +77,7 @@ fn event(topic: &str, ms: u64) -> Told {
     }
 }
 
-fn gap_of(reason: Reason, topics: &[&str]) -> Gap {
+pub(super) fn gap_of(reason: Reason, topics: &[&str]) -> Gap {
     Gap {
         reason,
         topics: topics.iter().copied().map(name).collect(),
@@ -80,17 +85,17 @@ fn gap_of(reason: Reason, topics: &[&str]) -> Gap {
     }
 }
 
-fn gap(reason: Reason, topics: &[&str]) -> Told {
+pub(super) fn gap(reason: Reason, topics: &[&str]) -> Told {
     Told::Gap(gap_of(reason, topics))
 }
 
 /// Every line is read at the time that stands beside it.
-fn verdict(log: &Log, told: Vec<(u64, Told)>) -> Result<Tally, Complaint> {
+pub(super) fn verdict(log: &Log, told: Lines) -> Result<Tally, Complaint> {
     let lines = told.into_iter().map(|(at, told)| Line { at, told });
     judge(log, &lines.collect::<Vec<_>>())
 }
 
-fn finds(mistake: Mistake, log: &Log, told: Vec<(u64, Told)>) {
+pub(super) fn finds(mistake: Mistake, log: &Log, told: Lines) {
     let found = verdict(log, told).map_err(|complaint| complaint.mistake);
     assert_eq!(found, Err(mistake));
 }
@@ -476,9 +481,13 @@ fn acknowledgements_that_are_not_true_are_found() {
             ..publication("40", true, &[(40, true)])
         },
     ];
-    assert_eq!(judge_publications(&log, &true_ones), Ok(()));
+    assert_eq!(
+        judge_publications(&log, &Left::default(), &true_ones, &[]),
+        Ok(())
+    );
     let finds = |log: &Log, publications: &[Publication]| {
-        let found = judge_publications(log, publications).map_err(|found| found.mistake);
+        let found = judge_publications(log, &Left::default(), publications, &[])
+            .map_err(|found| found.mistake);
         assert_eq!(found, Err(Mistake::Acknowledgement));
     };
     // Nobody published one; it was published to another topic; with another id; refused.
@@ -513,5 +522,8 @@ fn acknowledgements_that_are_not_true_are_found() {
     reborn.add(&name("a"), id(50), copy).unwrap();
     finds(&reborn, &true_ones);
     let keyed = publication("20", true, &[(20, false), (50, false)]);
-    assert_eq!(judge_publications(&reborn, &with(1, keyed)), Ok(()));
+    assert_eq!(
+        judge_publications(&reborn, &Left::default(), &with(1, keyed), &[]),
+        Ok(())
+    );
 }
