@@ -175,6 +175,8 @@ impl Shared {
 pub struct RedisStore {
     shared: Arc<Shared>,
     publisher: Publisher,
+    /// Where the publisher sends, too: a connection that has seen to it that new ids lie above everything seen.
+    publishes: Pipe,
     reads: Pipe,
     feed_taken: AtomicBool,
     positions: Positions,
@@ -247,7 +249,7 @@ impl RedisStore {
         );
         let reads = pipe("read", Arc::new(|link| library::load(link).boxed()));
         let (publisher, task) = Publisher::new(PublisherConfig {
-            pipe: publishes,
+            pipe: publishes.clone(),
             shared: shared.clone(),
             wait_replicas: config.wait_replicas,
             timeout: config.timeout,
@@ -264,12 +266,21 @@ impl RedisStore {
         Ok(Self {
             shared,
             publisher,
+            publishes,
             reads,
             feed_taken: AtomicBool::new(false),
             positions: Positions::default(),
             pages: Pages::default(),
             _stop: stop.drop_guard(),
         })
+    }
+
+    /// The way for what gives out ids, unless none may be given out now.
+    fn events(&self) -> Result<&Pipe, StoreError> {
+        match self.shared.health.why_closed() {
+            Some(why) => Err(StoreError::Unavailable(why.to_string())),
+            None => Ok(&self.publishes),
+        }
     }
 
     /// One reading request: an error of Redis means that nothing was done.
@@ -562,14 +573,14 @@ impl Store for RedisStore {
     }
 
     fn hear<'a>(&'a self, word: &'a Word) -> BoxFuture<'a, Result<Heard, StoreError>> {
-        presence::hear(&self.reads, &self.shared.keys, word).boxed()
+        async move { presence::hear(self.events()?, &self.shared.keys, word).await }.boxed()
     }
 
     fn sweep<'a>(
         &'a self,
         replica: &'a Arc<str>,
     ) -> BoxFuture<'a, Result<(bool, [u64; 2]), StoreError>> {
-        presence::sweep(&self.reads, &self.shared.keys, replica).boxed()
+        async move { presence::sweep(self.events()?, &self.shared.keys, replica).await }.boxed()
     }
 
     fn said<'a>(&'a self, replica: &'a str) -> BoxFuture<'a, Result<Vec<Whereabouts>, StoreError>> {
