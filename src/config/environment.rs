@@ -175,7 +175,7 @@ impl Layer<'_> {
                 .parse::<u64>()
                 .map_err(|_| wrong("whole number"))?
                 .into(),
-            Value::Array(_) if text.trim_start().starts_with('[') => {
+            Value::Array(_) if is_list(text) => {
                 yaml_serde::from_str(text).map_err(|_| wrong("list, as YAML or JSON"))?
             }
             Value::Array(_) => text
@@ -213,6 +213,16 @@ impl Layer<'_> {
             nearest: near,
         }
     }
+}
+
+/// Whether a list is written as YAML or JSON. An IPv6 address begins in the same way.
+fn is_list(text: &str) -> bool {
+    let address = |inside: &str| {
+        let (address, _) = inside.split_once(']').unwrap_or((inside, ""));
+        address.parse::<std::net::Ipv6Addr>().is_ok()
+    };
+    let inside = text.trim_start().strip_prefix('[');
+    inside.is_some_and(|inside| !address(inside))
 }
 
 /// Whether Kubernetes put this into the environment, because a Service has a name like ours: `TIDEGATE_SERVICE_HOST`,

@@ -298,6 +298,11 @@ mod tests {
         };
         let shown: Vec<String> = sentinels.nodes.iter().map(ToString::to_string).collect();
         assert_eq!(shown, ["a:26379", "[fd00::1]:7000"]);
+        for (text, shown) in [("[::1]:7000,a", "[::1]:7000"), ("[::1]", "[::1]:26379")] {
+            let config = valid(&[("TIDEGATE_REDIS__SENTINEL__NODES", text)], "");
+            let first = &config.redis.sentinel.nodes[0];
+            assert_eq!(first.to_string(), shown);
+        }
         assert_eq!(sentinels.master, "mymaster");
         assert_eq!(sentinels.credentials, Credentials::default());
 

@@ -309,6 +309,10 @@ async fn ask(pipe: &Pipe, request: Request) -> Result<Value, StoreError> {
             pipe.call(request.loading()).await.map_err(unavailable)?;
             pipe.call(request).await.map_err(unavailable)?
         }
+        // The pipe follows to where the keys are.
+        Value::Error(text) if text.starts_with("MOVED ") => {
+            pipe.call(request).await.map_err(unavailable)?
+        }
         answer => answer,
     };
     match answer {

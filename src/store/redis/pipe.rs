@@ -33,8 +33,8 @@ const PING: Duration = Duration::from_secs(1);
 
 /// How long a server that is left may take to answer what it was asked before.
 const LEAVE: Duration = Duration::from_millis(250);
-/// The same while a replica is being made the master. That is done 50 to 100 ms after it was announced.
-const LEAVE_PROMOTING: Duration = Duration::from_millis(25);
+/// The same where another one is the master now, or will be 50 to 100 ms after that was announced.
+const LEAVE_LOST: Duration = Duration::from_millis(25);
 /// How long a request waits for a connection that is about to come, because Redis is there.
 const GRACE: Duration = Duration::from_secs(1);
 
@@ -51,6 +51,14 @@ pub(super) enum CallError {
 struct Job {
     requests: Vec<Request>,
     answer: oneshot::Sender<Result<Vec<Value>, CallError>>,
+}
+
+/// What of the answers is worth something.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Believed {
+    All,
+    /// That nothing was done. What was done may be lost, because another server is the master already.
+    Refusals,
 }
 
 /// A request that was handed to the connection.
@@ -270,6 +278,7 @@ impl Runner {
         // Why the server is left, as soon as it has answered what is under way: with the same, most likely, and that is more
         // than not to know.
         let mut leaving: Option<(LinkError, Instant)> = None;
+        let mut believed = Believed::All;
         let ended = async {
             loop {
                 // A reply that stands behind others is late, but not missing.
@@ -287,7 +296,7 @@ impl Runner {
                         read?;
                         heard = Instant::now();
                         while let Some(value) = decoder.decode(&mut input)? {
-                            let left = self.reply(value, under_way)?;
+                            let left = self.reply(value, under_way, believed)?;
                             leaving = leaving.or(left.map(|why| (why, Instant::now() + LEAVE)));
                         }
                         if let Some((why, _)) = leaving.take_if(|_| under_way.is_empty()) {
@@ -295,11 +304,15 @@ impl Runner {
                         }
                     }
                     () = lost(&mut hold), if leaving.is_none() => {
-                        if under_way.is_empty() || !self.config.endpoint.place.is_promoting() {
+                        if under_way.is_empty() {
                             return Err(LinkError::Elsewhere);
                         }
-                        // The old master is one for some moments more, and passes on what it answers now.
-                        leaving = Some((LinkError::Elsewhere, Instant::now() + LEAVE_PROMOTING));
+                        // While a replica is being promoted the old master is one for some moments more, and passes on what
+                        // it answers now. Afterwards only a refusal can be believed.
+                        if !self.config.endpoint.place.is_promoting() {
+                            believed = Believed::Refusals;
+                        }
+                        leaving = Some((LinkError::Elsewhere, Instant::now() + LEAVE_LOST));
                     }
                     sent = output.write(&mut writer), if output.is_pending() => sent?,
                     count = jobs.recv_many(&mut batch, 64), if output.bytes.len() < OUTPUT && leaving.is_none() => {
@@ -354,6 +367,7 @@ impl Runner {
         &self,
         value: Value,
         under_way: &mut VecDeque<UnderWay>,
+        believed: Believed,
     ) -> Result<Option<LinkError>, LinkError> {
         if matches!(value, Value::Push(_)) {
             return Ok(None);
@@ -375,7 +389,12 @@ impl Runner {
         {
             self.config.counters.command(done.at.elapsed());
             if let Some(answer) = done.answer {
-                let _ = answer.send(Ok(done.values));
+                let refused = matches!(done.values.first(), Some(Value::Error(_)));
+                let _ = answer.send(if refused || believed == Believed::All {
+                    Ok(done.values)
+                } else {
+                    Err(CallError::Unknown)
+                });
             }
         }
         Ok(left)

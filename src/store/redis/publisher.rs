@@ -163,8 +163,10 @@ async fn send(config: &Arc<PublisherConfig>, gathered: Vec<Job>, permit: OwnedSe
     let config = config.clone();
     tokio::spawn(async move {
         let mut answers = Vec::new();
+        // What one publisher wants in an order is not done in another one.
+        let alone = calls.len() == 1;
         for call in calls {
-            answers.extend(answer(&config, call).await);
+            answers.extend(answer(&config, call, alone).await);
         }
         drop(permit);
         let mut answers = answers.into_iter();
@@ -239,7 +241,7 @@ async fn replies(
     config.pipe.send(vec![request, wait]).await
 }
 
-async fn answer(config: &PublisherConfig, call: Call) -> Answers {
+async fn answer(config: &PublisherConfig, call: Call, alone: bool) -> Answers {
     let unknown = || Err(CallError::Unknown);
     let mut replies = call.replies.await.unwrap_or_else(|_| unknown());
     if let Ok([Value::Error(text), ..]) = replies.as_deref()
@@ -251,6 +253,14 @@ async fn answer(config: &PublisherConfig, call: Call) -> Answers {
             loaded = loaded.is_ok(),
             "the functions were gone, they are loaded again"
         );
+        let again = self::replies(config, call.request.clone()).await;
+        replies = again.await.unwrap_or_else(|_| unknown());
+    }
+    if let Ok([Value::Error(text), ..]) = replies.as_deref()
+        && alone
+        && text.starts_with("MOVED ")
+    {
+        // Nothing was done here, and the pipe follows to where the keys are. What follows of the same publisher waits.
         let again = self::replies(config, call.request).await;
         replies = again.await.unwrap_or_else(|_| unknown());
     }

@@ -28,13 +28,19 @@ impl Address {
         Some(Self { host, port })
     }
 
-    /// `host`, `host:port`, `[address]` or `[address]:port`.
+    /// `host`, `host:port`, `[address]:port`, or an address alone.
     ///
     /// # Errors
     /// When it is none of these.
     pub fn parse(text: &str, default_port: u16) -> Result<Self, RedisUrlError> {
         if text.contains(['/', '@', '?', '#']) {
             return Err(RedisUrlError::Node);
+        }
+        if let Ok(address) = text.parse::<Ipv6Addr>() {
+            return Ok(Self {
+                host: address.to_string(),
+                port: default_port,
+            });
         }
         let (host, port) = host_and_port(text, default_port)?;
         Ok(Self { host, port })
@@ -476,6 +482,7 @@ mod tests {
             ("10.0.0.1:1", "10.0.0.1:1"),
             ("[fd00::0:1]", "[fd00::1]:26379"),
             ("[::1]:7000", "[::1]:7000"),
+            ("::1", "[::1]:26379"),
         ] {
             assert_eq!(node(text).as_deref(), Ok(shown));
         }
@@ -485,7 +492,7 @@ mod tests {
             (":s3cret@a", E::Node),
             ("a:1/0", E::Node),
             ("a,b", E::Several),
-            ("::1", E::Ipv6),
+            ("::1:26379x", E::Ipv6),
             ("a:0", E::Port),
         ] {
             assert_eq!(Address::parse(text, 1), Err(error), "{text}");
