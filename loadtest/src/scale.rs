@@ -39,6 +39,8 @@ pub(crate) struct Scale {
     pub(crate) storm: (usize, usize),
     /// Streams on several replicas.
     pub(crate) replicated: usize,
+    /// Users of one topic on two replicas.
+    pub(crate) present: usize,
     /// Topics with one event each, and events of few topics, whose memory is measured in Redis.
     pub(crate) redis_memory: (usize, u64),
 }
@@ -93,6 +95,7 @@ impl Scale {
             redis_paced: 2_000.0,
             storm: (5_000, 50),
             replicated: 3_000,
+            present: 10_000,
             redis_memory: (10_000, 100_000),
         }
     }
@@ -119,6 +122,7 @@ impl Scale {
             redis_lines: 100_000,
             storm: (1_000, 50),
             replicated: 600,
+            present: 1_000,
             redis_memory: (2_000, 20_000),
             ..Self::full()
         }
@@ -136,6 +140,7 @@ impl Scale {
             (self.resumed, self.stuck_of, self.request_connections) =
                 (connections, connections, connections);
             (self.storm.0, self.replicated) = (connections, connections);
+            self.present = connections;
         }
         if let Some(events) = overrides.events {
             (self.appended_events, self.replayed_events) = (events, events);
@@ -169,6 +174,7 @@ impl Scale {
             &mut self.stuck_of,
             &mut self.storm.0,
             &mut self.replicated,
+            &mut self.present,
         ];
         let mut shrunk = false;
         let several = self.fanout.iter_mut().chain(&mut self.websockets);

@@ -40,6 +40,8 @@ pub(crate) struct Subscribers {
     buffer: Vec<u8>,
     server: SocketAddr,
     connects: u64,
+    /// What each shows, in the order in which they are opened, over HTTP/1.1; nothing once there are no more.
+    pub(crate) tokens: Vec<String>,
     /// Topic and position of the streams that ended by themselves.
     left: Vec<(usize, Position)>,
 }
@@ -54,6 +56,7 @@ impl Subscribers {
             buffer: vec![0; BUFFER_BYTES],
             server,
             connects: 0,
+            tokens: Vec::new(),
             left: Vec::new(),
         })
     }
@@ -83,14 +86,17 @@ impl Subscribers {
 
     fn ask(&mut self, subscription: Subscription) -> Result<()> {
         let mut socket = connect(self.server, self.connects)?;
-        self.connects += 1;
         let topic = format!("t{}", subscription.topic);
+        let mut request = wire::subscribe(subscription.protocol, &topic, subscription.start);
+        let token = usize::try_from(self.connects).ok();
+        if let Some(token) = token.and_then(|number| self.tokens.get(number)) {
+            // In place of the blank line.
+            request.truncate(request.len() - 2);
+            request.extend(format!("Authorization: Bearer {token}\r\n\r\n").bytes());
+        }
+        self.connects += 1;
         socket
-            .write_all(&wire::subscribe(
-                subscription.protocol,
-                &topic,
-                subscription.start,
-            ))
+            .write_all(&request)
             .context("a request cannot be sent")?;
         socket.set_nonblocking(true)?;
         let wire = Wire::new(subscription.protocol);

@@ -170,7 +170,7 @@ fn gateway_environment(
     settings: &Settings,
 ) -> Vec<(String, String)> {
     let counted = [
-        ("AUTH__ANONYMOUS", "subscribe,publish"),
+        ("AUTH__ANONYMOUS", "subscribe,publish,presence"),
         ("LIMITS__CONNECTIONS_PER_ADDRESS", "20000"),
         ("LIMITS__RATE__CONNECT", "off"),
         ("LIMITS__RATE__PUBLISH", "off"),

@@ -1,6 +1,9 @@
 //! Who comes and goes, as events that are followed like any other.
 
+use std::{path::Path, process::Command};
+
 use rustix::process::Signal;
+use tokio::task::spawn_blocking;
 
 use super::*;
 
@@ -101,6 +104,38 @@ async fn joins_and_leaves_are_followed_from_a_cursor_by_all_encodings() {
     assert_eq!(topics.json()["topics"][0]["topic"], topic, "{topics:?}");
     let one = gateway.get_admin("/admin/topics/%24presence%2Froom").await;
     assert_eq!(one.json()["events"], 4, "{one:?}");
+}
+
+/// The commands of the reference do what it says, but for the address and the secret.
+#[tokio::test]
+async fn the_page_about_presence_works_as_it_stands() {
+    let page = std::fs::read_to_string("docs/presence.md").unwrap();
+    let (_, commands) = page.split_once("```sh\nexport").unwrap();
+    let (commands, _) = commands.split_once("```").unwrap();
+    let gateway = settings().without("auth.anonymous").start().await;
+    let (lines, address) = (commands.lines().skip(1), gateway.public.to_string());
+    let lines = lines.filter(|line| !line.ends_with("tidegate &"));
+    let mut script: String = lines.map(|line| line.to_owned() + "\n").collect();
+    script = script.replace("localhost:8080", &address) + "kill $(jobs -p)\n";
+    let binary = Path::new(env!("CARGO_BIN_EXE_tidegate")).parent().unwrap();
+    let path = format!("{}:{}", binary.display(), std::env::var("PATH").unwrap());
+    let ran = spawn_blocking(move || {
+        let mut shell = Command::new("bash");
+        shell.args(["-c", &script]).env("PATH", path);
+        shell.env("JWT_SECRET", SECRET).output().unwrap()
+    });
+    let ran = within_time(LEASE, "the commands to end", ran)
+        .await
+        .unwrap();
+    let said = String::from_utf8_lossy(&ran.stdout).into_owned();
+    assert!(
+        said.contains("event: join\ndata: {\"user\":\"alice\"}"),
+        "{ran:?}"
+    );
+    assert!(
+        said.contains(r#""users":["alice"],"users_total":1"#),
+        "{ran:?}"
+    );
 }
 
 #[tokio::test]

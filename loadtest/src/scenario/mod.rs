@@ -9,6 +9,7 @@ mod idle;
 mod ingest;
 mod latency;
 mod poll;
+mod presence;
 mod redis_fanout;
 mod redis_memory;
 mod redis_publish;
@@ -76,6 +77,8 @@ pub(crate) enum Scenario {
     Ingest,
     /// The server that has the log is killed: a single one, the master of Sentinels, the owner in a cluster.
     Failover,
+    /// Users of one topic over two replicas: told, listed, told again, gone.
+    Presence,
 }
 
 /// What all scenarios share.
@@ -116,6 +119,7 @@ impl Scenario {
             Self::RedisMemory => redis_memory::run(context, report),
             Self::Ingest => ingest::run(context, report),
             Self::Failover => failover::run(context, report),
+            Self::Presence => presence::run(context, report),
         }
     }
 
@@ -129,6 +133,7 @@ impl Scenario {
                 | Self::RedisMemory
                 | Self::Ingest
                 | Self::Failover
+                | Self::Presence
         )
     }
 
