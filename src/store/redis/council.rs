@@ -18,7 +18,9 @@ const COUNTS: Duration = Duration::from_secs(10);
 /// How long the first word waits for those of the others.
 const OTHERS: Duration = Duration::from_millis(200);
 /// How long a server counts that another one has named, against what guides say: they may not know yet.
-const PINNED: Duration = Duration::from_secs(2);
+const NAMED: Duration = Duration::from_secs(2);
+/// The same for a server that says itself that it was promoted: sentinels see that within a second or so.
+const PROMOTED: Duration = Duration::from_secs(5);
 /// Guides that are asked at a time.
 const GUIDES: usize = 16;
 /// The same in a cluster, whose nodes have more to do than to be asked, and more to say.
@@ -52,14 +54,22 @@ pub(super) struct Council {
     configured: Vec<Address>,
     asked: Asked,
     said: BTreeMap<Address, Said>,
-    /// The server that another one has named.
-    pinned: Option<(Address, Instant)>,
+    /// A server that counts whatever guides say, unless they have a newer word.
+    pinned: Option<Pinned>,
     /// The replica that a sentinel is making the master.
     promoting: Option<(Address, Instant)>,
     /// When the first word came since none counted.
     first: Option<Instant>,
     /// Since when those that count have named more than one server.
     differ: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Pinned {
+    to: Address,
+    until: Instant,
+    /// The newest that was known before.
+    epoch: u64,
 }
 
 #[derive(Debug, Default)]
@@ -97,12 +107,16 @@ impl Council {
         }
     }
 
-    /// A server says that another one has the keys. It was asked after everything that was said so far.
-    pub(super) fn pin(&mut self, to: Address, now: Instant) {
-        for said in self.said.values_mut() {
-            said.word = None;
-        }
-        self.pinned = Some((to, now));
+    /// A server says that another one has the keys.
+    pub(super) fn named(&mut self, to: Address, now: Instant) {
+        self.pin(to, now + NAMED);
+    }
+
+    /// This is newer than everything that was said so far.
+    fn pin(&mut self, to: Address, until: Instant) {
+        let said = self.said.values_mut().filter_map(|it| it.word.take());
+        let epoch = said.map(|(word, _)| word.epoch).max().unwrap_or(0);
+        self.pinned = Some(Pinned { to, until, epoch });
     }
 
     /// A sentinel is about to make this replica the master. False: one is being made it already.
@@ -119,7 +133,7 @@ impl Council {
         if let Some((replica, _)) = self.promoting.take()
             && done
         {
-            self.pin(replica, now);
+            self.pin(replica, now + PROMOTED);
         }
     }
 
@@ -138,8 +152,9 @@ impl Council {
             let done = after.any(|(word, _)| word.master.as_ref() == Some(replica));
             return done.then(|| replica.clone());
         }
-        if let Some((to, at)) = &self.pinned {
-            if now.duration_since(*at) < PINNED {
+        if let Some(Pinned { to, until, epoch }) = &self.pinned {
+            let mut newer = words.clone().filter(|(word, _)| word.epoch > *epoch);
+            if now < *until && newer.next().is_none() {
                 return Some(to.clone());
             }
             self.pinned = None;
@@ -363,11 +378,15 @@ mod tests {
         for guide in [1, 2, 3] {
             three.says(guide, 3, 71);
         }
-        three.council.pin(at(72), three.now);
+        three.council.named(at(72), three.now);
         assert_eq!(three.decided(), Some(72));
         assert_eq!(three.says(1, 3, 71), Some(72));
-        three.passes(PINNED);
+        three.passes(NAMED);
         assert_eq!(three.decided(), Some(71), "it was wrong");
+
+        three.council.named(at(72), three.now);
+        assert_eq!(three.says(1, 3, 71), Some(72));
+        assert_eq!(three.says(2, 4, 73), Some(73), "a newer decision");
     }
 
     #[test]
@@ -386,7 +405,7 @@ mod tests {
 
         assert!(three.council.promote(at(73), three.now));
         assert_eq!(three.decided(), None);
-        three.passes(PINNED);
+        three.passes(NAMED);
         three.says(1, 4, 72);
         three.council.promoted(false, three.now);
         assert_eq!(three.decided(), Some(72), "nothing has come of it");

@@ -227,7 +227,7 @@ impl Place {
             LinkError::Refused(text) if matches!(self.via, Via::Cluster(_)) => {
                 let current = self.address();
                 if let Some(to) = cluster::moved(text, current.as_ref()) {
-                    self.weigh(|council, now| council.pin(to, now));
+                    self.weigh(|council, now| council.named(to, now));
                 }
             }
             _ => {}

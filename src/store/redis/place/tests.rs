@@ -10,7 +10,12 @@ use tokio::{
 };
 
 use super::*;
-use crate::store::redis::resp::{Decoder, Value};
+use crate::store::redis::{
+    RedisTls,
+    link::Endpoint,
+    pipe::{Pipe, PipeConfig},
+    resp::{Decoder, Value},
+};
 
 /// Everything here happens sooner, or never.
 const SOON: Duration = Duration::from_secs(10);
@@ -255,4 +260,64 @@ async fn a_replica_that_is_being_promoted_is_waited_for() {
             .await
             .is_err()
     );
+}
+
+/// A node of a cluster that says that `owner` has all slots.
+fn is_node(node: &Made, owner: &Address, publish: String) {
+    let owner = format!("*3\r\n+{}\r\n:{}\r\n+id\r\n", owner.host(), owner.port());
+    *node.answers.lock() = Some(vec![
+        (
+            "HELLO",
+            "%3\r\n+mode\r\n+cluster\r\n+version\r\n+7.0.0\r\n+role\r\n+master\r\n".into(),
+        ),
+        (
+            "CLUSTER SLOTS",
+            format!("*1\r\n*3\r\n:0\r\n:16383\r\n{owner}"),
+        ),
+        ("EXISTS", ":0\r\n".into()),
+        ("PING", "+PONG\r\n".into()),
+        ("SPUBLISH", publish),
+    ]);
+}
+
+#[tokio::test]
+async fn a_refusal_that_names_the_owner_is_followed_at_once() {
+    let nodes = [
+        Made::new(Some(Vec::new())).await,
+        Made::new(Some(Vec::new())).await,
+    ];
+    let [old, new] = &nodes;
+    // Both nodes are behind: only a refusal tells.
+    let moved = format!("-MOVED 13907 127.0.0.1:{}\r\n", new.address.port());
+    is_node(old, &old.address, moved);
+    is_node(new, &old.address, ":1\r\n".into());
+    let stop = CancellationToken::new();
+    let _stop = stop.clone().drop_guard();
+    let via = Via::Cluster(nodes.iter().map(|it| it.address.clone()).collect());
+    let tls = RedisTls::default();
+    let endpoint = Endpoint::new(&RedisUrl::nowhere(), via, &tls, "meta".into(), stop.clone());
+    let endpoint = Arc::new(endpoint.expect("no files"));
+    let (pipe, task) = Pipe::new(PipeConfig {
+        endpoint: endpoint.clone(),
+        purpose: "test",
+        timeout: SOON,
+        counters: Arc::default(),
+        health: Arc::default(),
+        prepare: Arc::new(|_| Box::pin(std::future::ready(Ok(())))),
+        stop,
+    });
+    tokio::spawn(task);
+    assert_eq!(found(&endpoint.place).await.0, old.address);
+    let publish = || Request::new("SPUBLISH").arg("channel").arg("message");
+    let sent = async { tokio::join!(pipe.call(publish()), pipe.call(publish())) };
+    for answer in <[_; 2]>::from(soon(sent).await) {
+        // All that was under way is known to be undone.
+        let text = format!("{answer:?}");
+        assert!(
+            text.contains("MOVED") || answer == Ok(Value::Number(1)),
+            "{text}"
+        );
+    }
+    assert_eq!(soon(pipe.call(publish())).await, Ok(Value::Number(1)));
+    assert_eq!(endpoint.place.address().as_ref(), Some(&new.address));
 }
