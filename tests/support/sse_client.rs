@@ -168,13 +168,21 @@ impl Subscriber {
         }
     }
 
-    /// The next frame that is more than a sign of life (keepalive, heartbeat, checkpoint).
+    /// The next frame that is more than a sign of life (keepalive, heartbeat, checkpoint). However lively the stream is, it comes
+    /// within the time of a failover.
     pub(crate) async fn telling_frame(&mut self) -> Message {
+        let begun = Instant::now();
         loop {
             let frame = self.frame().await;
             if !is_sign_of_life(&frame) {
                 return frame;
             }
+            assert!(
+                begun.elapsed() < 6 * PATIENCE,
+                "{} tells nothing; so far it ends with\n{}",
+                self.asked,
+                self.end_of_raw()
+            );
         }
     }
 
