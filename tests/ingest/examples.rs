@@ -207,7 +207,7 @@ async fn the_log_shipper_makes_one_event_of_each_line() {
     drop(gateway);
 }
 
-/// A PostgreSQL of one's own, reached by a socket in its folder. It refuses to run as root.
+/// A database server (`PostgreSQL`) of one's own, reached by a socket in its folder. It refuses to run as root.
 struct Database {
     server: Child,
     home: TempDir,
