@@ -39,7 +39,7 @@ deny:
 bench *name:
     cargo bench {{ if name == "" { "" } else { "--bench " + name } }}
 
-# One fuzz target for some seconds: cursor, topic, publish_json, query, frame, resp, feed, token, ws_message (needs cargo-fuzz and a nightly toolchain).
+# One fuzz target for some seconds: cursor, topic, publish_json, query, frame, resp, feed, ingest, token, ws_message (needs cargo-fuzz and a nightly toolchain).
 fuzz target seconds="60":
     mkdir -p fuzz/corpus/{{target}}
     cargo +nightly fuzz run {{target}} fuzz/corpus/{{target}} fuzz/seeds/{{target}} -- -max_total_time={{seconds}}

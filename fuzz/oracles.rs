@@ -35,6 +35,7 @@ use tidegate::{
     log::{Cursor, Start},
     store::redis::{
         entry::{self, Message as FeedMessage},
+        ingest::waiting::{LONGEST, waiting},
         resp::{Decoder, RespError, Value as Resp},
     },
 };
@@ -880,7 +881,11 @@ pub(crate) fn resp(bytes: &[u8]) {
 }
 
 fn decode_resp(bytes: &[u8], step: usize) -> (Vec<Resp>, Option<RespError>) {
-    let (mut decoder, mut input, mut values) = (Decoder::default(), BytesMut::new(), Vec::new());
+    decode_by(Decoder::default(), bytes, step)
+}
+
+fn decode_by(mut decoder: Decoder, bytes: &[u8], step: usize) -> (Vec<Resp>, Option<RespError>) {
+    let (mut input, mut values) = (BytesMut::new(), Vec::new());
     for piece in bytes.chunks(step) {
         input.extend_from_slice(piece);
         loop {
@@ -973,6 +978,76 @@ fn whole_resp(bytes: &[u8]) -> Option<(Option<Resp>, &[u8])> {
         _ => return None,
     };
     Some((Some(value), rest))
+}
+
+/// What `XREAD` answers about the ingest stream, after a step in which it comes: texts that are passed over change nothing else,
+/// and of each entry that is kept which a second reader finds.
+pub(crate) fn ingest(bytes: &[u8]) {
+    let Some((&step, bytes)) = bytes.split_first() else {
+        return;
+    };
+    let step = usize::from(step).max(1);
+    let (whole, error) = decode_resp(bytes, bytes.len().max(1));
+    // So few bytes are kept that something is passed over.
+    let (kept, early) = decode_by(Decoder::keeping(3), bytes, step);
+    assert!(
+        kept.len() == whole.len() && early == error,
+        "{kept:?} {whole:?}"
+    );
+    for (kept, whole) in kept.iter().zip(&whole) {
+        same_but_long(kept, whole, 3);
+    }
+    let (kept, _) = decode_by(Decoder::keeping(LONGEST), bytes, step);
+    for (kept, whole) in kept.iter().zip(&whole) {
+        let Some(entries) = waiting(kept) else {
+            continue;
+        };
+        let model = whole
+            .array()
+            .map_or(&[][..], |reply| reply[1].array().expect("entries"));
+        assert_eq!(entries.len(), model.len());
+        for (entry, model) in entries.iter().zip(model) {
+            let [id, fields] = model.array().expect("an entry") else {
+                panic!("an entry is an id and fields: {model:?}")
+            };
+            assert_eq!(id.text(), Some(&*entry.id.to_string()));
+            let fields = fields.array().expect("fields");
+            let first = |wanted: &[u8]| {
+                let mut pairs = fields.chunks_exact(2);
+                let found = pairs.find_map(|pair| {
+                    let value = pair[1]
+                        .bytes()
+                        .filter(|_| pair[0].bytes().is_some_and(|it| it == wanted));
+                    value.filter(|value| (1..=255).contains(&value.len()))
+                });
+                found.cloned()
+            };
+            assert_eq!(
+                (&entry.topic, &entry.key),
+                (&first(b"topic"), &first(b"key"))
+            );
+        }
+    }
+}
+
+fn same_but_long(kept: &Resp, whole: &Resp, longest: usize) {
+    match (kept, whole) {
+        (Resp::Long(length), Resp::Text(text)) => {
+            // Of a verbatim text the four bytes at its beginning are none of it.
+            let whole = [text.len(), text.len() + 4.min(length - text.len())];
+            assert!(
+                *length > longest && whole.contains(length),
+                "{kept:?} {text:?}"
+            );
+        }
+        (Resp::Array(kept), Resp::Array(whole)) | (Resp::Push(kept), Resp::Push(whole)) => {
+            assert_eq!(kept.len(), whole.len());
+            for (kept, whole) in kept.iter().zip(whole) {
+                same_but_long(kept, whole, longest);
+            }
+        }
+        _ => assert_eq!(kept, whole),
+    }
 }
 
 /// A message of the feed: what is accepted is what `tidegate_publish` writes, byte by byte, and within the rules.

@@ -137,6 +137,12 @@ fn what_redis_sends_is_read_however_it_is_cut() {
 }
 
 #[test]
+fn what_waits_in_ingest_is_read_though_texts_are_passed_over() {
+    let shape = r"[\x01-\x20]\*2\r\n\+s\r\n\*[1-3]\r\n(\*2\r\n\+[0-9]-[0-9]\r\n\*[0-4]\r\n((\$5\r\ntopic|\$3\r\nkey|\$[0-4]\r\n[a-c]{0,4}|=6\r\ntxt:ab)\r\n){0,4}){0,3}";
+    hold("ingest", shape, oracles::ingest);
+}
+
+#[test]
 fn a_message_of_the_feed_is_what_the_function_writes() {
     let shape = r"[0-9]{1,2}-[0-9] [0-9]{1,2}-[0-9] [exdy]( [a-c$ \n]{0,4})?(\n[a-c\r\né]{0,4})?";
     hold("feed", shape, oracles::feed);

@@ -109,6 +109,26 @@ async fn entries_are_moved_once_whatever_happens_to_redis() {
     reader.stays_silent().await;
 }
 
+/// Some managed servers have no functions: the same is done by scripts.
+#[tokio::test]
+async fn a_redis_without_functions_moves_entries_by_scripts() {
+    let mut settings = RedisServer::settings();
+    for command in ["FUNCTION", "FCALL", "FCALL_RO"] {
+        settings = settings.config(&format!("rename-command {command} \"\""));
+    }
+    let redis = settings.start().await;
+    let gateway = replica(&redis).await;
+    let mut reader = gateway.subscribe("a").await;
+    add_numbers(&redis, "a", 0..600).await;
+    assert_eq!(reader.take(600).await, numbers(0..600));
+    redis.command(&["SCRIPT", "FLUSH"]).await;
+    add_numbers(&redis, "a", 600..610).await;
+    add(&redis, &["topic", "$wrong"]).await;
+    is_drained(&redis).await;
+    assert_eq!(reader.take(10).await, numbers(600..610));
+    assert_eq!(length(&redis, "ingest:dead").await, 1);
+}
+
 /// TLS, a user of few rights, another prefix, all at once.
 #[tokio::test]
 async fn ingest_works_with_tls_a_user_of_its_own_and_another_prefix() {

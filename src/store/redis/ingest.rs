@@ -12,7 +12,7 @@
 //! # Promises
 //! 1. An entry becomes an event, or a dead letter, once; events of a topic stand in the order of their entries.
 //! 2. An entry that is added while nothing else waits is moved at once: this task is woken by it, and does not look around.
-//! 3. Whatever entries hold, memory here is bounded by their number in one read.
+//! 3. What is read is held by the number of its fields, not by its bytes: an entry may be of any size.
 //! 4. Nothing is moved while ids would be too low: each connection raises them first, as that of publishes does.
 //!
 //! Not here: what is a valid entry (`functions.lua`).

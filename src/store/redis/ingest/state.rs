@@ -38,6 +38,22 @@ struct State {
     trouble: Option<(String, Instant)>,
 }
 
+impl State {
+    /// Returns whether all was well before.
+    fn trouble(&mut self, why: &str) -> bool {
+        match &mut self.trouble {
+            Some((said, _)) => {
+                why.clone_into(said);
+                false
+            }
+            none => {
+                *none = Some((why.to_owned(), Instant::now()));
+                true
+            }
+        }
+    }
+}
+
 /// What was said with the lease.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Standing {
@@ -111,22 +127,18 @@ impl Ingest {
         self.state.lock().standing = standing;
     }
 
-    /// The connection is gone, and with it, before long, the lease.
+    /// The connection is gone, and with it, before long, the lease. The feed says so in the log: whoever uses no ingest need
+    /// not read it twice.
     pub(super) fn lost(&self, why: &str) {
-        self.state.lock().standing.moves = false;
-        self.troubled(why);
+        let mut state = self.state.lock();
+        state.standing.moves = false;
+        state.trouble(why);
     }
 
     /// Entries are not moved.
     pub(super) fn troubled(&self, why: &str) {
-        let mut state = self.state.lock();
-        match &mut state.trouble {
-            Some((said, _)) if said == why => {}
-            Some((said, _)) => why.clone_into(said),
-            none => {
-                tracing::warn!(%why, "entries of ingest are not moved");
-                *none = Some((why.to_owned(), Instant::now()));
-            }
+        if self.state.lock().trouble(why) {
+            tracing::warn!(%why, "entries of ingest are not moved");
         }
     }
 
