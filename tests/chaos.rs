@@ -175,7 +175,10 @@ async fn storm(weather: Weather, seed: u64) {
         while weather.has_users()
             && let Some(wrong) = users::wrong(&world, replica).await
         {
-            assert!(calm.elapsed() < CALM, "after {CALM:?} of calm {wrong}");
+            if calm.elapsed() > CALM {
+                let table = world.table().await;
+                panic!("after {CALM:?} of calm {wrong}\n{table}");
+            }
             sleep(Duration::from_millis(50)).await;
         }
     }

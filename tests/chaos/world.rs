@@ -28,7 +28,9 @@ use super::{
     users,
     wire::ask,
 };
-use crate::support::{Aim, ChaosProxy, Gateway, Request, Settings, Way, eventually};
+use crate::support::{
+    Aim, ChaosProxy, Gateway, Request, Settings, Value as Reply, Way, eventually,
+};
 
 /// How long a gateway may take to end when it is asked to: the drain, and a publish that waits for Redis meanwhile.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(15);
@@ -372,6 +374,18 @@ impl World {
                 }
             }
         }
+    }
+
+    /// What Redis has of who is there.
+    pub(super) async fn table(&self) -> String {
+        let home = self.home.lock().await;
+        let mut table = String::new();
+        let keys = home.master().command(&["KEYS", "tidegate:{0}:presence*"]);
+        for key in keys.await.items().iter().map(Reply::text) {
+            let fields = home.master().command(&["HGETALL", &key]).await;
+            let _ = writeln!(table, "{key}: {fields}");
+        }
+        table
     }
 
     /// How many events wait to be taken in.

@@ -108,6 +108,8 @@ fn fail_over(context: &Context, case: Case) -> Result<Outcome> {
     let mut environment = group.environment();
     let wait = case.wait_replicas.to_string();
     environment.push(("REDIS__WAIT_REPLICAS".to_owned(), wait));
+    // The reader looks at each line whether it is over.
+    environment.push(("STREAM__KEEPALIVE".to_owned(), "1s".to_owned()));
     let settings = Settings {
         environment,
         ..Settings::default()
@@ -317,13 +319,9 @@ impl Reader {
                 gaps += u64::from(line == "event: $gap");
                 if let Some(number) = line.strip_prefix("data: ").and_then(|it| it.parse().ok()) {
                     arrivals.push((number, now_ns()));
-                    if number == until.load(Ordering::Relaxed) {
-                        return Ok((arrivals, gaps));
-                    }
                 }
-                if let Some(&(number, _)) = arrivals.last()
-                    && number >= until.load(Ordering::Relaxed)
-                {
+                let until = until.load(Ordering::Relaxed);
+                if until < u64::MAX && arrivals.iter().any(|(number, _)| *number == until) {
                     return Ok((arrivals, gaps));
                 }
             }
