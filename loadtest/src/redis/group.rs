@@ -270,8 +270,13 @@ impl Group {
             .collect()
     }
 
-    /// From now on the replicas get nothing of what the master takes: they stand still, and their connections are cut.
-    pub(crate) fn part(&self) -> Result<()> {
+    /// From now on the replicas get nothing of what the master takes: they stand still, and their connections are cut. A bold
+    /// master takes events without them.
+    pub(crate) fn part(&self, bold: bool) -> Result<()> {
+        if bold {
+            let alone = ["CONFIG", "SET", "min-replicas-to-write", "0"];
+            self.members[self.owner()].ask(&alone)?;
+        }
         for &heir in self.heirs() {
             self.members[heir].process.freeze()?;
         }
