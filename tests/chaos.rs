@@ -6,6 +6,7 @@
 
 mod chronicle;
 mod client;
+mod handover;
 mod home;
 mod ingest;
 mod judge;
