@@ -6,6 +6,7 @@
 
 mod chronicle;
 mod client;
+mod handover;
 mod home;
 mod ingest;
 mod judge;
@@ -175,7 +176,10 @@ async fn storm(weather: Weather, seed: u64) {
         while weather.has_users()
             && let Some(wrong) = users::wrong(&world, replica).await
         {
-            assert!(calm.elapsed() < CALM, "after {CALM:?} of calm {wrong}");
+            if calm.elapsed() > CALM {
+                let table = world.table().await;
+                panic!("after {CALM:?} of calm {wrong}\n{table}");
+            }
             sleep(Duration::from_millis(50)).await;
         }
     }

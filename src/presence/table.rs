@@ -198,10 +198,12 @@ impl Table {
         }
     }
 
-    /// What the store has of this replica: whoever is not here has gone.
+    /// What the store has of this replica: whoever is not here has gone, and whoever is about to go is known to be there.
     pub(super) fn compare(&mut self, said: Vec<Whereabouts>) {
         for who in said {
-            if entry(&mut self.places, &who).is_some() {
+            if let Some(entry) = entry(&mut self.places, &who) {
+                // Taken for untold, it would be forgotten here when it goes, and stay there.
+                entry.told = Told::Yes;
                 continue;
             }
             let users = self.places.entry(who.topic.clone()).or_default();
@@ -260,5 +262,27 @@ fn entry<'a>(
 fn queue(queue: &mut VecDeque<Whereabouts>, entry: &mut Entry, who: impl FnOnce() -> Whereabouts) {
     if !std::mem::replace(&mut entry.queued, true) {
         queue.push_back(who());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// It used to be forgotten here without a word, and stayed there for ever.
+    #[test]
+    fn who_is_away_when_words_are_in_doubt_is_told_to_have_gone() {
+        let user: Arc<str> = "u".into();
+        let topic: Topic = "t".parse().expect("a topic");
+        let mut table = Table::new(Duration::from_secs(1));
+        let now = Instant::now();
+        table.enter(&user, std::slice::from_ref(&topic), false);
+        let said = table.batch(now);
+        table.done(&said, true);
+        table.exit(&user, &[topic], false, now);
+        table.doubt();
+        table.compare(said.into_iter().map(|(_, who)| who).collect());
+        let changes = table.batch(now + Duration::from_secs(1));
+        assert!(matches!(&changes[..], [(Turn::Goes, _)]), "{changes:?}");
     }
 }

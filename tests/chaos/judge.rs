@@ -6,6 +6,7 @@
 
 mod life;
 mod log;
+mod losses;
 mod presence;
 mod publications;
 mod tests;

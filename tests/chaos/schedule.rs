@@ -64,7 +64,7 @@ impl Weather {
 
     /// Whether what waits to be taken in can be lost only with its server.
     pub(super) fn keeps_what_is_handed_over(self) -> bool {
-        std::env::var("INGEST").is_ok() && self != Self::Floods
+        self != Self::Floods
     }
 }
 

@@ -12,29 +12,19 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use serde_json::Value;
-use tidegate::store::faulty::Dice;
-use tokio::{
-    sync::watch,
-    time::{Instant, sleep},
-};
+use tokio::{sync::watch, time::sleep};
 
 use super::{
     chronicle::Chronicle,
     home::Home,
     judge::{Change, Handed, Left, Log, Millis, Name, Publication},
-    publisher::publish_one,
     schedule::{Fault, REPLICAS, Weather, topic},
     users,
-    wire::ask,
 };
-use crate::support::{Aim, ChaosProxy, Gateway, Request, Settings, Way, eventually};
+use crate::support::{Aim, ChaosProxy, Gateway, Settings, Value, Way, eventually};
 
 /// How long a gateway may take to end when it is asked to: the drain, and a publish that waits for Redis meanwhile.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(15);
-
-/// A topic that nobody follows but the test itself.
-const PROBE: &str = "probe";
 
 /// The time, as Redis knows it, too.
 pub(super) fn now_ms() -> Millis {
@@ -62,9 +52,6 @@ pub(super) enum Tide {
     /// What is acknowledged now will be lost.
     Parted,
 }
-
-/// What is acknowledged for so long, at the least, is lost when replicas are parted from their master.
-const PARTED: Duration = Duration::from_millis(700);
 
 /// What happened, in figures.
 #[derive(Debug, Default)]
@@ -95,13 +82,13 @@ struct Place {
 }
 
 pub(super) struct World {
-    home: tokio::sync::Mutex<Home>,
+    pub(super) home: tokio::sync::Mutex<Home>,
     /// Where the log is now.
-    master: Mutex<SocketAddr>,
+    pub(super) master: Mutex<SocketAddr>,
     /// What has to be said there; empty where nothing.
     pub(super) password: String,
     places: Vec<Place>,
-    chronicle: tokio::sync::Mutex<Chronicle>,
+    pub(super) chronicle: tokio::sync::Mutex<Chronicle>,
     pub(super) phase: watch::Sender<Phase>,
     pub(super) tide: watch::Sender<Tide>,
     pub(super) figures: Figures,
@@ -328,50 +315,16 @@ impl World {
         }
     }
 
-    async fn fail_over(&self, parted: bool) {
-        let mut home = self.home.lock().await;
-        if parted {
-            home.part();
-            self.tide.send_replace(Tide::Parted);
-            sleep(PARTED).await;
+    /// What Redis has of who is there.
+    pub(super) async fn table(&self) -> String {
+        let home = self.home.lock().await;
+        let mut table = String::new();
+        let keys = home.master().command(&["KEYS", "tidegate:{0}:presence*"]);
+        for key in keys.await.items().iter().map(Value::text) {
+            let fields = home.master().command(&["HGETALL", &key]).await;
+            let _ = writeln!(table, "{key}: {fields}");
         }
-        let handover = home.fail_over(parted).await;
-        *self.master.lock() = home.master().address();
-        home.revive(handover.killed).await;
-        let number = self.chronicle.lock().await.hand_over(handover);
-        self.everybody_knows().await;
-        self.chronicle.lock().await.is_over(number);
-        self.tide.send_replace(Tide::Steady);
-    }
-
-    /// Waits until every replica has told what it found missing, and heard what the others found. What is published now comes
-    /// on a replica only after everything that it had to repair; and what is published after that has come everywhere, after
-    /// everything that was recorded by then.
-    async fn everybody_knows(&self) {
-        let topic = Name::from(PROBE);
-        for _ in 0..2 {
-            let mut dice = Dice::new(u64::try_from(self.serial()).unwrap());
-            let newest = publish_one(self, &mut dice, &topic, "is a probe").await;
-            let before = newest.previous();
-            let asking = Request::get(&format!("/poll?topic={PROBE}&lastEventId={before}&wait=1s"));
-            for replica in 0..REPLICAS {
-                let begun = Instant::now();
-                loop {
-                    let answer = ask(self.address(replica), &asking).await;
-                    let has = |body: &Value| {
-                        let events = body["events"].as_array();
-                        events.is_some_and(|events| !events.is_empty())
-                    };
-                    match &answer {
-                        Ok((200, body)) if has(body) => break,
-                        _ => {}
-                    }
-                    let late = begun.elapsed() > DRAIN_PATIENCE;
-                    assert!(!late, "replica {replica} does not go on: {answer:?}");
-                    sleep(Duration::from_millis(20)).await;
-                }
-            }
-        }
+        table
     }
 
     /// How many events wait to be taken in.

@@ -3,7 +3,8 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use anyhow::{Result, bail};
@@ -12,7 +13,6 @@ use super::Home;
 use super::resp::{Connection, Value};
 use crate::clock::{deadline, now_ns};
 use crate::process::ServerProcess;
-use crate::target::free_addresses;
 
 const MASTER: &str = include_str!("../../../redis/master.conf");
 const SENTINEL: &str = include_str!("../../../redis/sentinel.conf");
@@ -46,6 +46,21 @@ pub(crate) struct Group {
     sentinels: Vec<Member>,
 }
 
+/// A port that was free a moment ago, below those that a system gives to outgoing connections: while a server is down nobody else
+/// gets its port.
+fn free_address() -> Result<SocketAddr> {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let begin = u16::try_from(std::process::id() % 12_000)?;
+    for _ in 0..1_000 {
+        let port = 15_000 + (begin + NEXT.fetch_add(1, Ordering::Relaxed)) % 16_000;
+        let address: SocketAddr = (Ipv4Addr::LOCALHOST, port).into();
+        if TcpListener::bind(address).is_ok() {
+            return Ok(address);
+        }
+    }
+    bail!("no free port")
+}
+
 /// The value of a line of a configuration.
 fn setting(text: &str, name: &str) -> String {
     let mut lines = text.lines().filter_map(|line| line.split_once(' '));
@@ -55,7 +70,7 @@ fn setting(text: &str, name: &str) -> String {
 
 impl Member {
     fn start(cores: &[usize], text: &str, lines: &[String], sentinel: bool) -> Result<Self> {
-        let [address, bus] = free_addresses()?;
+        let [address, bus] = [free_address()?, free_address()?];
         let home = Home::new(address.port())?;
         let folder = home.0.display();
         let mut all = format!(
@@ -270,8 +285,13 @@ impl Group {
             .collect()
     }
 
-    /// From now on the replicas get nothing of what the master takes: they stand still, and their connections are cut.
-    pub(crate) fn part(&self) -> Result<()> {
+    /// From now on the replicas get nothing of what the master takes: they stand still, and their connections are cut. A bold
+    /// master takes events without them.
+    pub(crate) fn part(&self, bold: bool) -> Result<()> {
+        if bold {
+            let alone = ["CONFIG", "SET", "min-replicas-to-write", "0"];
+            self.members[self.owner()].ask(&alone)?;
+        }
         for &heir in self.heirs() {
             self.members[heir].process.freeze()?;
         }

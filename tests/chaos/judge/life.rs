@@ -9,7 +9,7 @@ use std::{
 
 use tidegate::event::EventId;
 
-use super::{Birth, Complaint, Entry, Log, Millis, Mistake, Name, Taking, complain};
+use super::{Birth, Complaint, Entry, Log, Millis, Mistake, Name, Taking, complain, losses::Owed};
 
 /// Where a connection asked to begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,47 +143,36 @@ fn around(record: &[Line], number: usize) -> String {
 
 /// What a client may believe of one topic.
 #[derive(Clone, Copy, Debug, Default)]
-struct Belief {
+pub(super) struct Belief {
     /// The next entry that must come or be told: the first above the cursor that was ever in the log.
-    next: Option<EventId>,
+    pub(super) next: Option<EventId>,
     /// When a gap was told since the last event of the topic.
     gap: Option<Millis>,
     /// Nothing came yet since it asked for the earliest that there is: nobody promised where that would be.
     from_the_beginning: bool,
 }
 
-struct Client<'a> {
-    log: &'a Log,
+pub(super) struct Client<'a> {
+    pub(super) log: &'a Log,
     /// Everything that comes on this connection. Another replica may still have in memory what one has told as a gap.
     comes: HashSet<(Name, EventId)>,
     /// What came so far, in the whole life.
     seen: HashSet<(Name, EventId)>,
-    cursor: EventId,
+    pub(super) cursor: EventId,
     begun: bool,
     /// When the connection was opened, and when that was asked for.
     opened: Millis,
-    sent: Millis,
+    pub(super) sent: Millis,
     /// Where it began.
-    begins: EventId,
+    pub(super) begins: EventId,
     live: bool,
-    beliefs: BTreeMap<Name, Belief>,
+    pub(super) beliefs: BTreeMap<Name, Belief>,
     reset: Option<Millis>,
     /// When it was told on this connection that something of a topic was lost.
-    losses: BTreeMap<Name, Millis>,
+    pub(super) losses: BTreeMap<Name, Millis>,
     /// Lost entries that came on this connection, or that it passed over: whoever stays has to be told.
-    owed: Vec<Owed>,
+    pub(super) owed: Vec<Owed>,
     tally: Tally,
-}
-
-/// An entry that was lost, as one connection knows it.
-#[derive(Clone, Debug)]
-struct Owed {
-    topic: Name,
-    id: EventId,
-    /// When it was lost.
-    since: Millis,
-    /// It came: so the replica had it, and can witness the loss.
-    came: bool,
 }
 
 impl<'a> Client<'a> {
@@ -238,7 +227,7 @@ impl<'a> Client<'a> {
     }
 
     /// The first entry of a topic above the cursor.
-    fn next_of(&self, topic: &Name) -> Option<EventId> {
+    pub(super) fn next_of(&self, topic: &Name) -> Option<EventId> {
         let entries = self.log.topics.get(topic)?;
         let mut above = entries.range((Excluded(self.cursor), Unbounded));
         above.next().map(|(id, _)| *id)
@@ -455,72 +444,6 @@ impl<'a> Client<'a> {
         Ok(())
     }
 
-    /// Whether it was told, on this connection and since it was lost, that something of that topic is missing.
-    fn told_of(&self, owed: &Owed) -> bool {
-        let told = self.losses.get(&owed.topic);
-        told.is_some_and(|told| *told >= owed.since)
-    }
-
-    /// It goes on somewhere else, and knows nothing of what lies between.
-    fn begins_anew(&mut self, at: EventId) {
-        self.cursor = at;
-        self.begins = at;
-        let topics: Vec<Name> = self.beliefs.keys().cloned().collect();
-        for topic in topics {
-            let next = self.next_of(&topic);
-            if let Some(belief) = self.beliefs.get_mut(&topic) {
-                belief.next = next;
-            }
-        }
-    }
-
-    /// Whoever asked when everybody knew what was lost, with a cursor in such a range, is told so; `told` are the topics of
-    /// which it was. At the beginning of the range one may see it so or so.
-    fn is_in_no_lost_range(&self, told: &[Name]) -> Result<(), Complaint> {
-        for topic in self.beliefs.keys().filter(|topic| !told.contains(topic)) {
-            for &(after, through) in self.log.recorded.get(topic).into_iter().flatten() {
-                let entries = &self.log.topics[topic];
-                let mut inside = entries.range((Excluded(after), Included(through)));
-                // Where nothing was kept of a topic, the range holds what an earlier failover lost, too.
-                let entry = inside.next_back();
-                let failover = entry.and_then(|(_, entry)| entry.lost());
-                let known = failover.is_some_and(|it| self.log.failovers[it].over <= self.sent);
-                if known && after < self.cursor && self.cursor < through {
-                    return complain(
-                        Mistake::Untold,
-                        format!(
-                            "it came back with {} to {topic}, where {after}..{through} is recorded as lost",
-                            self.cursor
-                        ),
-                    );
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether something that a failover lost concerns this connection: it was open then, or began below what was lost; and
-    /// it stands above the last entry that was kept. A verdict is for a cursor within the range alone.
-    fn is_concerned(&self, topic: &Name, at: Millis, verdict: bool) -> bool {
-        self.log.failovers.iter().enumerate().any(|(number, it)| {
-            let Some((before, last)) = self.log.lost(topic, number) else {
-                return false;
-            };
-            let concerned = if verdict {
-                before <= self.cursor && self.cursor < last
-            } else {
-                before <= self.cursor && (self.sent < it.over || self.begins < last)
-            };
-            it.since <= at && concerned
-        })
-    }
-
-    /// Whether nobody may know the cursor: what it stands for was lost, and nothing newer was stored yet.
-    fn is_ahead(&self, at: Millis) -> bool {
-        let mut failovers = self.log.failovers.iter();
-        failovers.any(|it| it.since <= at && self.sent < it.over && it.last < self.cursor)
-    }
-
     fn is_told(&mut self, at: Millis, gap: &Gap, verdict: bool) -> Result<(), Complaint> {
         self.tally.gaps += 1;
         let wrong = |why: &str| {
@@ -609,24 +532,7 @@ impl<'a> Client<'a> {
 
     /// The storm is over, the client has read on to the end: whatever the log has, it has.
     fn end(&self) -> Result<(), Complaint> {
-        for owed in self.owed.iter().filter(|owed| owed.came) {
-            if !self.log.is_recorded(&owed.topic, owed.id) {
-                return complain(
-                    Mistake::Unrecorded,
-                    format!("{owed:?}: the replica had it, and its loss is not recorded"),
-                );
-            }
-        }
-        for owed in self.owed.iter().filter(|owed| !self.told_of(owed)) {
-            if owed.came || self.log.is_recorded(&owed.topic, owed.id) {
-                return complain(
-                    Mistake::Untold,
-                    format!(
-                        "{owed:?}: it was lost while the stream was open, and that was not told"
-                    ),
-                );
-            }
-        }
+        self.is_owed_nothing()?;
         for (topic, belief) in &self.beliefs {
             let Some(next) = belief.next else { continue };
             let kept = |(_, entry): &(&EventId, &Entry)| entry.taken.is_none();
