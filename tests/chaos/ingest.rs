@@ -51,7 +51,6 @@ pub(super) async fn hand_over(world: Arc<World>, mut dice: Dice, producer: usize
                 }
                 Ok(Err(_)) | Err(_) => {
                     connection = None;
-                    event.unknown = true;
                     if !event.keyed {
                         break;
                     }
@@ -79,6 +78,5 @@ fn draw(world: &World, dice: &mut Dice, producer: usize, number: usize) -> Hande
         keyed: dice.once_in(2),
         valid: !dice.once_in(12),
         acknowledged: false,
-        unknown: false,
     }
 }

@@ -6,7 +6,6 @@ use std::{
     time::Duration,
 };
 
-use serde_json::Value;
 use tidegate::store::faulty::Dice;
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -132,7 +131,7 @@ pub(super) async fn wrong(world: &World, replica: usize) -> Option<String> {
         .sum();
     let all = u64::try_from(there.values().map(BTreeSet::len).sum::<usize>() * TABS).unwrap();
     let live = &body["replicas"]["live"];
-    let well = found == there && streams == all && *live == Value::from(REPLICAS);
+    let well = found == there && streams == all && live.as_u64() == u64::try_from(REPLICAS).ok();
     (!well)
         .then(|| format!("replica {replica} says {body}; there are {there:?}, with {all} streams"))
 }

@@ -78,7 +78,9 @@ impl Member {
             address.port()
         );
         if text.contains("cluster-enabled yes") {
-            all += &format!("cluster-port {}\n", bus.port());
+            all += "cluster-port ";
+            all += &bus.port().to_string();
+            all += "\n";
         }
         all += &lines.join("\n");
         let file = home.0.join("redis.conf");

@@ -94,7 +94,7 @@ const CASES: [Case; 8] = [
 
 /// One request and its answer.
 #[derive(Clone, Copy, Debug)]
-struct Sent {
+struct Attempt {
     number: u64,
     sent_ns: u64,
     answered_ns: u64,
@@ -223,7 +223,7 @@ fn say(report: &mut Report, context: &Context, case: Case, outcome: &Outcome) {
 /// Publishers at work, each on a thread of its own.
 struct Publishers {
     shared: Arc<Shared>,
-    threads: Vec<JoinHandle<Vec<Sent>>>,
+    threads: Vec<JoinHandle<Vec<Attempt>>>,
 }
 
 #[derive(Default)]
@@ -246,7 +246,7 @@ impl Publishers {
         }
     }
 
-    fn end(self) -> Result<Vec<Sent>> {
+    fn end(self) -> Result<Vec<Attempt>> {
         self.shared.over.store(true, Ordering::Relaxed);
         let mut all = Vec::new();
         for thread in self.threads {
@@ -257,7 +257,7 @@ impl Publishers {
     }
 }
 
-fn publish(gateway: SocketAddr, shared: &Shared) -> Vec<Sent> {
+fn publish(gateway: SocketAddr, shared: &Shared) -> Vec<Attempt> {
     let mut connection = None;
     let mut all = Vec::new();
     while !shared.over.load(Ordering::Relaxed) {
@@ -270,7 +270,7 @@ fn publish(gateway: SocketAddr, shared: &Shared) -> Vec<Sent> {
         shared
             .stored
             .fetch_add(u64::from(status == 200), Ordering::Relaxed);
-        all.push(Sent {
+        all.push(Attempt {
             number,
             sent_ns,
             answered_ns: now_ns(),

@@ -33,8 +33,6 @@ pub(in crate::chaos) struct Handed {
     /// Whether the gateway can take it in.
     pub(in crate::chaos) valid: bool,
     pub(in crate::chaos) acknowledged: bool,
-    /// Whether some attempt was not answered.
-    pub(in crate::chaos) unknown: bool,
 }
 
 /// What was handed over to be taken in, and is not in the log: its data.

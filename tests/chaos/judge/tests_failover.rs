@@ -116,7 +116,7 @@ fn whoever_can_witness_a_loss_and_is_told_is_content_and_so_are_all_others() {
 fn an_open_stream_that_is_not_told_of_its_loss_is_found() {
     finds(Mistake::Untold, &forked(), to_the_end(witness()));
     // It stood in the middle of what was lost, by another topic.
-    let middle = vec![
+    let middle = [
         (5, now(&["a", "b"], 20)),
         (26, event("b", 25)),
         (36, Told::Cursor(id(32))),

@@ -18,7 +18,6 @@ fn taken_in() -> (Log, Vec<Handed>) {
         keyed: false,
         valid: true,
         acknowledged: true,
-        unknown: false,
     });
     (log, handed.to_vec())
 }
