@@ -118,10 +118,10 @@ async fn the_page_about_presence_works_as_it_stands() {
     let mut script: String = lines.map(|line| line.to_owned() + "\n").collect();
     script = script.replace("localhost:8080", &address) + "kill $(jobs -p)\n";
     let binary = Path::new(env!("CARGO_BIN_EXE_tidegate")).parent().unwrap();
-    let path = format!("{}:{}", binary.display(), std::env::var("PATH").unwrap());
+    script.insert_str(0, "PATH=\"$GATEWAY:$PATH\"\n");
     let ran = spawn_blocking(move || {
         let mut shell = Command::new("bash");
-        shell.args(["-c", &script]).env("PATH", path);
+        shell.args(["-c", &script]).env("GATEWAY", binary);
         shell.env("JWT_SECRET", SECRET).output().unwrap()
     });
     let ran = within_time(LEASE, "the commands to end", ran)
