@@ -21,7 +21,11 @@ use crate::{
         tls::Tls,
     },
     hub::Hub,
-    store::{Store, memory::MemoryStore, redis::RedisStore},
+    store::{
+        Store,
+        memory::MemoryStore,
+        redis::{RedisStore, Via},
+    },
     telemetry::{
         self,
         logs::{LogHandle, Logs},
@@ -73,7 +77,19 @@ async fn serve(reloader: Reloader, logs: &Logs) -> anyhow::Result<()> {
         .with_context(|| format!("admin.listen {}", config.admin.listen))?;
     let store: Arc<dyn Store> = match config.redis() {
         Some(redis) => {
-            tracing::info!(url = %redis.url, via = redis.via.name(), prefix = redis.prefix, "the log is in Redis");
+            match redis.via {
+                Via::Url => {
+                    tracing::info!(url = %redis.url, prefix = redis.prefix, "the log is in Redis");
+                }
+                // The host of the URL is not used.
+                ref via => {
+                    tracing::info!(
+                        via = via.name(),
+                        prefix = redis.prefix,
+                        "the log is in Redis"
+                    );
+                }
+            }
             Arc::new(RedisStore::start(redis)?)
         }
         None => Arc::new(MemoryStore::new(config.memory())),

@@ -69,7 +69,14 @@ impl Lost {
 impl State {
     /// Another replica has found that entries of this range are gone.
     pub(super) fn hear_lost(&mut self, range: LostRange) {
-        if !self.lost.iter().any(|lost| lost.range == range) {
+        let is_known = self.lost.iter().any(|lost| lost.range == range);
+        // One that is older than all of them has had to make room: it must not take that of one that has to be told.
+        let is_over = self.lost.len() == 16
+            && self
+                .lost
+                .iter()
+                .all(|lost| lost.range.through > range.through);
+        if !is_known && !is_over {
             self.add_lost(Lost::heard(range));
         }
     }
@@ -159,5 +166,32 @@ impl TopicLog {
         for (_, waker) in &*self.wakers.lock() {
             waker.wake_by_ref();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range(ms: u64) -> LostRange {
+        LostRange {
+            after: EventId::new(ms, 0),
+            through: EventId::new(ms, 9),
+        }
+    }
+
+    /// Sixteen are remembered. An older one, which a position may still name, would push out one that nobody has been told of.
+    #[test]
+    fn what_had_to_make_room_does_not_come_back() {
+        let mut state = State::default();
+        for ms in 1..=17 {
+            state.tell_lost(range(ms));
+        }
+        state.hear_lost(range(1));
+        assert_eq!(state.lost_count, 17);
+        let kept: Vec<LostRange> = state.lost.iter().map(|lost| lost.range).collect();
+        assert_eq!(kept, (2..=17).map(range).collect::<Vec<_>>());
+        state.hear_lost(range(18));
+        assert_eq!((state.lost_count, state.lost[15].range), (18, range(18)));
     }
 }

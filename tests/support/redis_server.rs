@@ -241,7 +241,6 @@ impl RedisServer {
             lines.extend([
                 "save \"\"".to_owned(),
                 "enable-debug-command local".to_owned(),
-                "repl-diskless-sync-delay 0".to_owned(),
             ]);
         }
         if self.settings.part == Part::Node {

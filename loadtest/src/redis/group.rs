@@ -151,13 +151,12 @@ impl Group {
                 group.members.push(start(MASTER, &[alone], false)?);
             }
             Layout::Sentinel => {
-                let diskless = "repl-diskless-sync-delay 0".to_owned();
-                let master = start(MASTER, std::slice::from_ref(&diskless), false)?;
+                let master = start(MASTER, &[], false)?;
                 let port = master.address.port();
                 group.members.push(master);
                 for _ in 0..2 {
-                    let lines = [format!("replicaof 127.0.0.1 {port}"), diskless.clone()];
-                    group.members.push(start(MASTER, &lines, false)?);
+                    let line = format!("replicaof 127.0.0.1 {port}");
+                    group.members.push(start(MASTER, &[line], false)?);
                 }
                 let named = "sentinel monitor mymaster redis-1 6379 2";
                 let here = format!("sentinel monitor mymaster 127.0.0.1 {port} 2");
@@ -169,8 +168,7 @@ impl Group {
             }
             Layout::Cluster => {
                 for _ in 0..6 {
-                    let diskless = "repl-diskless-sync-delay 0".to_owned();
-                    group.members.push(start(CLUSTER, &[diskless], false)?);
+                    group.members.push(start(CLUSTER, &[], false)?);
                 }
                 group.join()?;
             }

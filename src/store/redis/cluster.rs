@@ -22,6 +22,8 @@ const SLOT: i64 = 13_907;
 const TEACH: Duration = Duration::from_mins(5);
 /// The same where one of them did not take the functions.
 const TEACH_AGAIN: Duration = Duration::from_secs(10);
+/// How long a change waits for further ones.
+const SETTLED: Duration = Duration::from_secs(1);
 /// Nodes that are kept of one answer.
 const NODES: usize = 1_000;
 
@@ -56,7 +58,11 @@ pub(super) async fn teach(shared: Arc<Shared>) {
         let all = masters.borrow_and_update().clone();
         let mut failed = Vec::new();
         for master in &all {
-            if let Err(error) = shared.endpoint.teach(master).await {
+            let taught = tokio::select! {
+                taught = shared.endpoint.teach(master) => taught,
+                () = shared.stop.cancelled() => return,
+            };
+            if let Err(error) = taught {
                 tracing::debug!(%master, %error, "a master of the cluster did not take the functions");
                 failed.push(format!("{master}: {error}"));
             }
@@ -78,6 +84,11 @@ pub(super) async fn teach(shared: Arc<Shared>) {
         tokio::select! {
             () = time::sleep(again) => {}
             changed = masters.changed() => if changed.is_err() { return },
+            () = shared.stop.cancelled() => return,
+        }
+        // Nodes that do not agree yet change it from one answer to the next.
+        tokio::select! {
+            () = time::sleep(SETTLED) => {}
             () = shared.stop.cancelled() => return,
         }
     }

@@ -21,6 +21,9 @@ const OTHERS: Duration = Duration::from_millis(200);
 const NAMED: Duration = Duration::from_secs(2);
 /// The same for a server that says itself that it was promoted: sentinels see that within a second or so.
 const PROMOTED: Duration = Duration::from_secs(5);
+/// How soon after one server another one may be named.
+const AGAIN: Duration = Duration::from_millis(100);
+
 /// Guides that are asked at a time.
 const GUIDES: usize = 16;
 /// The same in a cluster, whose nodes have more to do than to be asked, and more to say.
@@ -67,6 +70,7 @@ pub(super) struct Council {
 #[derive(Debug)]
 struct Pinned {
     to: Address,
+    since: Instant,
     until: Instant,
     /// The newest that was known before.
     epoch: u64,
@@ -109,14 +113,23 @@ impl Council {
 
     /// A server says that another one has the keys.
     pub(super) fn named(&mut self, to: Address, now: Instant) {
-        self.pin(to, now + NAMED);
+        let just_now = |pinned: &Pinned| now.duration_since(pinned.since) < AGAIN;
+        // Two servers that name each other would be asked in turn, as fast as they answer.
+        if !self.pinned.as_ref().is_some_and(just_now) {
+            self.pin(to, now, now + NAMED);
+        }
     }
 
     /// This is newer than everything that was said so far.
-    fn pin(&mut self, to: Address, until: Instant) {
+    fn pin(&mut self, to: Address, since: Instant, until: Instant) {
         let said = self.said.values_mut().filter_map(|it| it.word.take());
         let epoch = said.map(|(word, _)| word.epoch).max().unwrap_or(0);
-        self.pinned = Some(Pinned { to, until, epoch });
+        self.pinned = Some(Pinned {
+            to,
+            since,
+            until,
+            epoch,
+        });
     }
 
     /// A sentinel is about to make this replica the master. False: one is being made it already.
@@ -133,7 +146,7 @@ impl Council {
         if let Some((replica, _)) = self.promoting.take()
             && done
         {
-            self.pin(replica, now + PROMOTED);
+            self.pin(replica, now, now + PROMOTED);
         }
     }
 
@@ -152,7 +165,10 @@ impl Council {
             let done = after.any(|(word, _)| word.master.as_ref() == Some(replica));
             return done.then(|| replica.clone());
         }
-        if let Some(Pinned { to, until, epoch }) = &self.pinned {
+        if let Some(Pinned {
+            to, until, epoch, ..
+        }) = &self.pinned
+        {
             let mut newer = words.clone().filter(|(word, _)| word.epoch > *epoch);
             if now < *until && newer.next().is_none() {
                 return Some(to.clone());
@@ -298,6 +314,21 @@ mod tests {
             self.current = self.council.decide(self.current.as_ref(), self.now);
             self.current.as_ref().map(Address::port)
         }
+    }
+
+    /// Their words would otherwise send everybody to and fro as fast as they answer.
+    #[test]
+    fn two_servers_that_name_each_other_are_not_gone_to_in_turn() {
+        let mut three = Three::new();
+        three.says(1, 5, 7000);
+        three.council.named(at(7001), three.now);
+        assert_eq!(three.decided(), Some(7001));
+        three.passes(Duration::from_millis(50));
+        three.council.named(at(7000), three.now);
+        assert_eq!(three.decided(), Some(7001));
+        three.passes(AGAIN);
+        three.council.named(at(7000), three.now);
+        assert_eq!(three.decided(), Some(7000));
     }
 
     #[test]

@@ -526,11 +526,8 @@ impl Session<'_> {
                 }
                 return Ok(());
             }
-            if known {
-                seen.highest = seen.highest.max(position.last);
-            } else {
-                seen.highest = position.last;
-            }
+            // Another log was accepted because it was born above everything of the old one.
+            seen.highest = seen.highest.max(position.last);
             seen.confirmed = position.last;
             seen.born = Some(position.born);
         }

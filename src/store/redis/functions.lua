@@ -1260,7 +1260,8 @@ end)
 --[[ tidegate_present: who follows topics.
 KEYS  1 meta  2 last, then the hash of each topic, or that of all users
 ARGV  1 how many users of each, at most
-Reply [the last id of the log, then for each: number of users, their names]: all of up to 10,000, of more as many as wanted.
+Reply [the last id of the log, then for each: number of users, their names]: all of up to 10,000 together, or of up to as many as
+      wanted each; of more as many as wanted.
 Errors NOT_INITIALISED: there is no log; tidegate_init makes one.
 Why atomic: whoever follows the events from that id on has missed none. ]]
 redis.register_function({
@@ -1271,10 +1272,12 @@ redis.register_function({
     local state = state_of(keys[1], keys[2])
     if state.missing then return fail('NOT_INITIALISED', 'there is no log yet') end
     local reply = { format(state.last) }
+    -- All names of a hash are read at once while everybody waits: of many hashes not as many of each.
+    local whole = math.max(tonumber(args[1]), 10000 / math.max(1, #keys - 2))
     for at = 3, #keys do
       local count = redis.call('HLEN', keys[at])
       reply[#reply + 1] = count
-      if count <= 10000 then
+      if count <= whole then
         reply[#reply + 1] = redis.call('HKEYS', keys[at])
       else
         reply[#reply + 1] = redis.call('HRANDFIELD', keys[at], args[1])

@@ -48,15 +48,9 @@ async fn load_functions(link: &mut Link) -> Result<(), LinkError> {
     }
 }
 
-/// The server keeps scripts until it ends, or somebody takes them away.
+/// The server keeps scripts until it ends, or somebody takes them away. What it has it takes again.
 async fn load_scripts(link: &mut Link) -> Result<(), LinkError> {
-    let version = Request::call(Function::VERSION, [""; 0]);
-    match link.ask(&version).await {
-        Ok(_) => return Ok(()),
-        Err(LinkError::Refused(text)) if is_missing(&text) => {}
-        Err(error) => return Err(error),
-    }
-    tracing::info!(
+    tracing::debug!(
         version = VERSION,
         "this Redis has no functions, loading the same source as scripts"
     );

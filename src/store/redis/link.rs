@@ -378,6 +378,13 @@ impl Output {
         self.written + self.bytes.len() as u64
     }
 
+    /// What would stand from this byte on is not written.
+    pub(super) fn keep_until(&mut self, end: u64) {
+        let kept = end.saturating_sub(self.written);
+        self.bytes
+            .truncate(usize::try_from(kept).unwrap_or(usize::MAX));
+    }
+
     /// Writes what can be written.
     ///
     /// # Cancel safety

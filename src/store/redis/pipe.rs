@@ -38,6 +38,9 @@ const LEAVE_LOST: Duration = Duration::from_millis(25);
 /// How long a request waits for a connection that is about to come, because Redis is there.
 const GRACE: Duration = Duration::from_secs(1);
 
+/// How often it is looked whether the server is still worth waiting for.
+const LOOK: Duration = Duration::from_millis(100);
+
 /// Why a request has no answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum CallError {
@@ -207,6 +210,7 @@ impl Runner {
                         Some(job) => refuse(job, &why),
                         None => return,
                     },
+                    () = time::sleep(LOOK), if self.config.endpoint.place.is_moving() => {}
                 }
             }
         }
@@ -234,6 +238,7 @@ impl Runner {
                     // Nobody can ask any more.
                     None => return LinkError::Closed,
                 },
+                () = time::sleep(LOOK), if self.config.endpoint.place.is_moving() => {}
             }
         };
         backoff.reset();
@@ -304,6 +309,17 @@ impl Runner {
                         }
                     }
                     () = lost(&mut hold), if leaving.is_none() => {
+                        // Whatever has not begun to leave stays here: this server may lose it.
+                        let sent = under_way.partition_point(|it| it.start < output.written);
+                        if let Some(first) = under_way.get(sent) {
+                            output.keep_until(first.start);
+                        }
+                        for unsent in under_way.drain(sent..) {
+                            if let Some(answer) = unsent.answer {
+                                let why = LinkError::Elsewhere.to_string().into();
+                                let _ = answer.send(Err(CallError::NotSent(why)));
+                            }
+                        }
                         if under_way.is_empty() {
                             return Err(LinkError::Elsewhere);
                         }
