@@ -241,6 +241,16 @@ impl Subscriber {
         }
     }
 
+    /// As [`Self::replayed`], and on to the event with this data: one that was acknowledged a moment ago may still be on its
+    /// way to this replica when it is live.
+    pub(crate) async fn replayed_through(&mut self, last: &str) -> Vec<String> {
+        let mut data = self.replayed().await;
+        while data.last().is_none_or(|it| it != last) {
+            data.extend(self.take(1).await);
+        }
+        data
+    }
+
     /// The next published events are `wanted`, and `$live` is said once: after them, or among them where an event that
     /// was acknowledged a moment ago is still on its way to this replica.
     pub(crate) async fn replays(&mut self, wanted: impl IntoIterator<Item: AsRef<str>>) {
