@@ -170,7 +170,7 @@ async fn plan(
 ) -> Result<Plan, SubscribeError> {
     Ok(match start {
         Start::Now | Start::Last(0) => Plan::now(now(shared).await),
-        Start::Unreadable => unknown(shared, topics).await,
+        Start::Unreadable => unknown(topics, now(shared).await),
         Start::After(cursor) => after(shared, subscriber, topics, cursor.id()).await?,
         Start::Earliest => Plan::asked(EventId::ZERO, topics),
         Start::Since(ms) => since(shared, topics, ms, &fresh(shared).await?).await?,
@@ -212,7 +212,7 @@ async fn now(shared: &Shared) -> EventId {
     shared.frontier().id
 }
 
-async fn unknown(shared: &Shared, topics: &[Topic]) -> Plan {
+fn unknown(topics: &[Topic], now: EventId) -> Plan {
     let gap = Gap {
         reason: GapReason::Unknown,
         topics: topics.to_vec(),
@@ -221,7 +221,7 @@ async fn unknown(shared: &Shared, topics: &[Topic]) -> Plan {
     Plan {
         replay: Replay::Gap(gap),
         tells_live: true,
-        ..Plan::now(now(shared).await)
+        ..Plan::now(now)
     }
 }
 
@@ -233,8 +233,16 @@ async fn after(
 ) -> Result<Plan, SubscribeError> {
     if cursor > shared.frontier().id {
         // Replicas lag: whether a cursor lies in the future is for the store to say.
-        if cursor > shared.store.position(&[]).await?.last {
-            return Ok(unknown(shared, topics).await);
+        let last = shared.store.position(&[]).await?.last;
+        if cursor > last {
+            if shared.store.settling() {
+                // It may have been given out by a server that is gone, and be judged truly in a moment.
+                let why = "replicas have not all found the new master yet".to_owned();
+                return Err(StoreError::Unavailable(why).into());
+            }
+            // Below that it may have seen what is still there: it would get it again.
+            shared.reach(last).await?;
+            return Ok(unknown(topics, shared.frontier().id));
         }
         shared.reach(cursor).await?;
     }

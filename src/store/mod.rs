@@ -123,6 +123,12 @@ pub trait Store: Send + Sync + 'static {
         false
     }
 
+    /// Whether replicas may still be about to tell the store what they have seen, because it has just moved to another
+    /// server: an id above its last one may be one that was given out and lost.
+    fn settling(&self) -> bool {
+        false
+    }
+
     /// What an operator should mend though the store works.
     fn warnings(&self) -> Vec<String> {
         Vec::new()

@@ -473,6 +473,10 @@ impl Store for RedisStore {
         self.shared.health.why_away().is_some()
     }
 
+    fn settling(&self) -> bool {
+        self.shared.endpoint.place.is_settling()
+    }
+
     fn warnings(&self) -> Vec<String> {
         let mut warnings = self.shared.health.warnings();
         warnings.extend(self.shared.endpoint.place.warnings());

@@ -42,6 +42,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const DOUBT: Duration = Duration::from_secs(2);
 /// How long a change of the server is worth waiting for.
 const MOVING: Duration = Duration::from_secs(1);
+/// How long other replicas may take to find it, and to tell it what they have seen.
+const SETTLING: Duration = Duration::from_secs(3);
 /// How long it is waited for a replica that is being made the master, before the old one counts again.
 const PROMOTION: Duration = Duration::from_secs(3);
 /// How often it is asked.
@@ -241,6 +243,11 @@ impl Place {
     /// Whether guides are to be asked more often than usual.
     pub(super) fn is_doubted(&self) -> bool {
         self.doubt.lock().is_some_and(|at| at.elapsed() < DOUBT)
+    }
+
+    /// Whether other replicas may not have found the server yet.
+    pub(super) fn is_settling(&self) -> bool {
+        self.moved.lock().is_some_and(|at| at.elapsed() < SETTLING)
     }
 
     /// Whether the server is another one since a moment ago, or will be in a moment: it is worth waiting for.
