@@ -65,6 +65,22 @@ pub(crate) struct Sample {
     pub(crate) notes: Vec<String>,
 }
 
+impl Sample {
+    /// A figure that is compared with nothing.
+    pub(crate) fn alone(name: String, value: f64, unit: &'static str) -> Self {
+        Self {
+            name,
+            value,
+            unit,
+            goal: Goal::None,
+            floor: None,
+            tested: None,
+            raw_unit: "",
+            notes: Vec::new(),
+        }
+    }
+}
+
 struct Row {
     first: Sample,
     values: Vec<f64>,

@@ -63,6 +63,15 @@ pub(crate) async fn within_time<T>(
 /// Looks until `look` finds what it wants, at most [`PATIENCE`]; `look` says what it saw instead.
 pub(crate) async fn eventually<T>(
     what: impl Display,
+    look: impl AsyncFnMut() -> Result<T, String>,
+) -> T {
+    eventually_within(PATIENCE, what, look).await
+}
+
+/// The same, for as long as this.
+pub(crate) async fn eventually_within<T>(
+    patience: Duration,
+    what: impl Display,
     mut look: impl AsyncFnMut() -> Result<T, String>,
 ) -> T {
     let begun = Instant::now();
@@ -70,8 +79,8 @@ pub(crate) async fn eventually<T>(
         match look().await {
             Ok(value) => return value,
             Err(saw) => assert!(
-                begun.elapsed() < PATIENCE,
-                "waited {PATIENCE:?} for {what}, saw {saw}"
+                begun.elapsed() < patience,
+                "waited {patience:?} for {what}, saw {saw}"
             ),
         }
         sleep(Duration::from_millis(20)).await;

@@ -8,10 +8,10 @@
 use std::{net::Ipv4Addr, path::PathBuf, time::Duration};
 
 use futures_util::future::join_all;
-use tokio::time::{Instant, sleep};
 
 use super::{
-    Authority, ChaosProxy, Gateway, RedisServer, Settings, Value, redis_server::RedisSettings,
+    Authority, ChaosProxy, Gateway, RedisServer, Settings, Value, eventually_within,
+    redis_server::RedisSettings,
 };
 
 /// How long a failover may take; longer than an election that has to be repeated.
@@ -377,22 +377,9 @@ impl RedisSentinel {
     }
 }
 
-/// Looks until `look` finds what it wants.
-pub(crate) async fn patiently<T>(
-    what: &str,
-    mut look: impl AsyncFnMut() -> Result<T, String>,
-) -> T {
-    let begun = Instant::now();
-    loop {
-        match look().await {
-            Ok(value) => return value,
-            Err(saw) => assert!(
-                begun.elapsed() < PATIENCE,
-                "waited {PATIENCE:?} for {what}, saw {saw}"
-            ),
-        }
-        sleep(Duration::from_millis(20)).await;
-    }
+/// Looks until `look` finds what it wants, for as long as a failover may take.
+pub(crate) async fn patiently<T>(what: &str, look: impl AsyncFnMut() -> Result<T, String>) -> T {
+    eventually_within(PATIENCE, what, look).await
 }
 
 mod tests {

@@ -17,7 +17,7 @@ use super::Context;
 use crate::clock::{deadline, now_ns};
 use crate::figures::{count, float};
 use crate::redis::{Group, Layout};
-use crate::report::{Goal, Report, Sample};
+use crate::report::{Report, Sample};
 use crate::subscribers::connect;
 use crate::target::{Server, Settings, Target};
 
@@ -198,16 +198,7 @@ fn say(report: &mut Report, context: &Context, case: Case, outcome: &Outcome) {
         ("acknowledged and lost", lost, "events"),
     ];
     for (what, value, unit) in rows {
-        report.add(Sample {
-            name: format!("{who}: {what}"),
-            value,
-            unit,
-            goal: Goal::None,
-            floor: None,
-            tested: None,
-            raw_unit: "",
-            notes: Vec::new(),
-        });
+        report.add(Sample::alone(format!("{who}: {what}"), value, unit));
     }
     report.remark(format!(
         "{who}, round {}: {} events acknowledged, {} of them lost, {} refused, {} unknown; the reader was told {} gaps",

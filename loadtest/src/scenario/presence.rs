@@ -15,7 +15,7 @@ use crate::clock::{deadline, now_ns};
 use crate::figures::{count, float, growth, ratio};
 use crate::publisher::read_answer;
 use crate::redis::{RedisMeter, RedisServer};
-use crate::report::{Goal, Report, Sample};
+use crate::report::{Report, Sample};
 use crate::stage::Stage;
 use crate::subscribers::connect;
 use crate::target::Settings;
@@ -84,14 +84,8 @@ pub(super) fn run(context: &Context, report: &mut Report) -> Result<()> {
     let name = |what: &str| format!("presence of {users} users over {REPLICAS} replicas: {what}");
     let mut row = |what: &str, value: f64, unit: &'static str, notes: Vec<String>| {
         report.add(Sample {
-            name: name(what),
-            value,
-            unit,
-            goal: Goal::None,
-            floor: None,
-            tested: None,
-            raw_unit: "",
             notes,
+            ..Sample::alone(name(what), value, unit)
         });
     };
     row("RSS per stream, without", plain.0, "B", Vec::new());

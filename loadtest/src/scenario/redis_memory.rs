@@ -13,7 +13,7 @@ use crate::clock::{deadline, now_ns};
 use crate::figures::{count, float, growth, ratio};
 use crate::publisher::{Plan, read_answer};
 use crate::redis::{Connection, RedisServer, field};
-use crate::report::{Goal, Report, Sample};
+use crate::report::{Report, Sample};
 use crate::stage::Stage;
 use crate::subscribers::connect;
 use crate::target::Settings;
@@ -104,14 +104,8 @@ pub(super) fn run(context: &Context, report: &mut Report) -> Result<()> {
 
 fn say(report: &mut Report, name: &str, bytes: f64, notes: Vec<String>) {
     report.add(Sample {
-        name: format!("memory of Redis: {name}"),
-        value: bytes,
-        unit: "B",
-        goal: Goal::None,
-        floor: None,
-        tested: None,
-        raw_unit: "",
         notes,
+        ..Sample::alone(format!("memory of Redis: {name}"), bytes, "B")
     });
 }
 
