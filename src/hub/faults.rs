@@ -1298,6 +1298,44 @@ async fn a_fork_below_everything_in_memory_is_told_from_its_beginning() {
     }
 }
 
+/// A position that was stated before a failover and a page that is read after it are of two logs: nothing follows from them
+/// together. What was recorded then used to begin where the memory does.
+#[tokio::test(start_paused = true)]
+async fn a_failover_in_the_middle_of_a_repair_is_told_from_its_beginning() {
+    for moment in 0..40 {
+        let world = World::new(ALL);
+        let a = topic("a");
+        let given = world.publish_many(&a, 4).await;
+        let (mut reader, _) = world.open(&[&a], Start::Now).await;
+        world.publish_many(&a, 3).await;
+        reader.events(3).await;
+        world.store.set_faults(Faults {
+            slow: millis(40),
+            ..Faults::default()
+        });
+        world.store.cut();
+        world.publish_many(&a, 2).await;
+        // Ids of the new log lie above those that were lost.
+        time::sleep(millis(2 + moment)).await;
+        assert_eq!(world.store.fork(&a, 7).len(), 7);
+        let next = world.publish(&a, "next").await;
+        let mut told = Vec::new();
+        loop {
+            match reader.soon().await {
+                (Read::Gap(gap), _) => told.push(gap.reason),
+                (Read::Events, frames) if reader.write(&frames).contains(&next) => break,
+                _ => {}
+            }
+        }
+        assert_eq!(told, [GapReason::Lost], "at {moment} ms");
+        for (at, lost) in [(0, false), (2, true), (3, true)] {
+            let (_, opening) = world.resume(&[&a], given[at]).await;
+            let told = matches!(&opening.replay, Replay::Gap(gap) if gap.reason == GapReason::Lost);
+            assert_eq!(told, lost, "{at} at {moment} ms");
+        }
+    }
+}
+
 /// What another replica found lost reaches streams that came here with a cursor from there before it was known, and cursors
 /// that come later; nobody else.
 #[tokio::test(start_paused = true)]

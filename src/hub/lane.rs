@@ -297,7 +297,7 @@ impl Lane {
         }
         let mut late = false;
         loop {
-            let page = self.page(log, head).await?;
+            let page = self.page(log, head, stand, position).await?;
             let Some(first) = page.events.first() else {
                 break;
             };
@@ -354,18 +354,24 @@ impl Lane {
         }
     }
 
-    /// A page of the log that the lane knows. Another one, born since the position that this repair began with, says nothing
-    /// about it: the next position will tell.
-    async fn page(&self, log: &TopicLog, after: EventId) -> Result<Page, StoreError> {
+    /// A page of the log that this repair began with. Another one says nothing about it, be it that the log was born again since
+    /// the position was stated, or that a server took over that lacks something: the next position will tell.
+    async fn page(
+        &self,
+        log: &TopicLog,
+        after: EventId,
+        stand: &TopicPosition,
+        position: &Position,
+    ) -> Result<Page, StoreError> {
         let page = self
             .shared
             .store
             .read(&log.topic, after, PAGE_EVENTS)
             .await?;
-        if page.born == self.shared.frontier().born {
+        if page.born == self.shared.frontier().born && page.continues(stand, position.last) {
             Ok(page)
         } else {
-            Err(StoreError::Unavailable("the log was born again".into()))
+            Err(StoreError::Unavailable("it is another log now".into()))
         }
     }
 
@@ -426,7 +432,7 @@ impl Lane {
         let mut theirs: Vec<Arc<Event>> = Vec::new();
         loop {
             let after = theirs.last().map_or(floor, |event| event.id);
-            let page = self.page(log, after).await?;
+            let page = self.page(log, after, stand, position).await?;
             let all = page.events.len();
             let known = page.events.into_iter();
             let before = theirs.len();

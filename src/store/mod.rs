@@ -353,6 +353,20 @@ pub struct Page {
 }
 
 impl Page {
+    /// Whether this page and a position of the same log could be stated one after the other: `at` was the last id of all, and
+    /// the topic stood at `stand`. They are of two logs if what came next follows another entry, because a failover was between.
+    pub fn continues(&self, stand: &TopicPosition, at: EventId) -> bool {
+        let next = self.events.iter().find(|event| event.id > at);
+        let last = match next {
+            Some(next) => Some(next.previous),
+            None if self.more => None,
+            None => self.topic.last,
+        };
+        // What came after the position may have been taken since.
+        last.zip(stand.last)
+            .is_none_or(|(last, stood)| last == stood || last > at)
+    }
+
     /// What this page proves about a cursor at the place from which it was read.
     pub fn proof(&self) -> Proof {
         Proof {
