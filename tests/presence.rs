@@ -16,7 +16,7 @@ use crate::support::{
 
 const SECRET: &str = "a secret of more than thirty-two bytes";
 /// How long a user may be away without having left; what is awaited below is awaited for several times as long.
-const DEBOUNCE: &str = "700ms";
+const DEBOUNCE: &str = "1500ms";
 /// How long it may take until a replica that says nothing any more is taken for gone. Its streams tell that they live meanwhile.
 const LEASE: Duration = Duration::from_secs(20);
 

@@ -22,7 +22,7 @@ use tokio::{
     time::{self, Instant},
 };
 
-use super::{Hub, HubConfig, Opening, Read, Subscriber};
+use super::{Hub, HubConfig, Opening, Read, SubscribeError, Subscriber};
 use crate::{
     event::{Event, EventId, EventType, Frame, Topic},
     log::{
@@ -30,7 +30,7 @@ use crate::{
         TailLimits,
     },
     store::{
-        Append, AppendError, Keep, Store,
+        Append, AppendError, Keep, Store, StoreError,
         faulty::{Dice, Faults, FaultyStore, Loss, Sign},
         memory::{MemoryConfig, MemoryStore},
     },
@@ -1365,6 +1365,52 @@ async fn what_another_replica_found_lost_is_told() {
         let (_, opening) = world.resume(&[&a], cursor).await;
         let told = matches!(&opening.replay, Replay::Gap(gap) if gap.reason == GapReason::Lost);
         assert_eq!(told, lost, "{cursor}");
+    }
+}
+
+/// Right after a failover an id above the log may be one that was given out and lost, which the replica that gave it out is
+/// about to say: nothing is said of such a cursor before.
+#[tokio::test(start_paused = true)]
+async fn a_cursor_above_a_log_that_has_just_moved_is_judged_later() {
+    let world = World::new(ALL);
+    let a = topic("a");
+    let (_open, _) = world.open(&[&a], Start::Now).await;
+    let last = world.publish(&a, "1").await;
+    world.store.settle(true);
+    let above = Start::after(Cursor::from(last.next()));
+    let early = world.hub.subscribe(std::slice::from_ref(&a), above).await;
+    let Err(SubscribeError::Store(StoreError::Unavailable(why))) = early else {
+        panic!("{:?}", early.map(|(_, opening)| opening));
+    };
+    assert!(why.contains("master"), "{why}");
+    let (_, opening) = world.resume(&[&a], last).await;
+    assert_eq!(opening.replay, Replay::Complete, "{last} is known");
+    world.store.settle(false);
+    let (_, opening) = world.resume(&[&a], last.next()).await;
+    assert!(matches!(opening.replay, Replay::Gap(gap) if gap.reason == GapReason::Unknown));
+}
+
+/// Whoever comes with an unknown cursor goes on after everything that the store has, also where this replica has not got it yet:
+/// it may have seen that.
+#[tokio::test(start_paused = true)]
+async fn an_unknown_cursor_goes_on_after_what_the_store_has() {
+    let world = World::new(ALL);
+    let a = topic("a");
+    let (mut open, _) = world.open(&[&a], Start::Now).await;
+    let first = world.publish(&a, "1").await;
+    assert_eq!(open.events(1).await, [first]);
+    for seed in 0..20 {
+        world.store.set_faults(Faults {
+            delay: millis(200),
+            ..Faults::default()
+        });
+        time::sleep(millis(seed)).await;
+        let last = world.publish(&a, "late").await;
+        let (mut reader, opening) = world.resume(&[&a], last.next()).await;
+        assert!(matches!(opening.replay, Replay::Gap(gap) if gap.reason == GapReason::Unknown));
+        assert_eq!(opening.cursor, last);
+        let next = world.publish(&a, "next").await;
+        assert_eq!(reader.events(1).await, [next]);
     }
 }
 

@@ -132,6 +132,7 @@ struct State {
     away_until: Option<Instant>,
     orders: VecDeque<Order>,
     losses: Vec<(Instant, Loss)>,
+    settling: bool,
 }
 
 /// What the feed has to do next.
@@ -153,6 +154,7 @@ impl FaultyStore {
                     away_until: None,
                     orders: VecDeque::new(),
                     losses: Vec::new(),
+                    settling: false,
                 }),
                 ordered: Notify::new(),
             }),
@@ -189,6 +191,11 @@ impl FaultyStore {
     /// The log vanishes and is born again.
     pub fn reset(&self, sign: Sign) {
         self.shared.reset(sign);
+    }
+
+    /// Whether it says that it has just moved to another server.
+    pub fn settle(&self, settling: bool) {
+        self.shared.state.lock().settling = settling;
     }
 
     /// What the log has lost so far, and when.
@@ -474,6 +481,10 @@ impl Store for FaultyStore {
             .carry_out(async { self.shared.inner.ping().await })
             .map(|answer| answer?)
             .boxed()
+    }
+
+    fn settling(&self) -> bool {
+        self.shared.state.lock().settling
     }
 
     fn stats(&self) -> StoreStats {

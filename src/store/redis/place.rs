@@ -134,8 +134,10 @@ pub(super) struct Place {
     /// Guides are to be asked now.
     pub(super) asked: Notify,
     doubt: Mutex<Option<Instant>>,
-    /// When the server was last found to be, or about to be, another one.
+    /// When the server was last found, or found to be about to be another one.
     moved: Mutex<Option<Instant>>,
+    /// When another one took over.
+    taken_over: Mutex<Option<Instant>>,
     changes: AtomicU64,
     /// The masters of a cluster, as they change.
     pub(super) masters: watch::Sender<Vec<Address>>,
@@ -174,6 +176,7 @@ impl Place {
             asked: Notify::new(),
             doubt: Mutex::new(Some(Instant::now())),
             moved: Mutex::default(),
+            taken_over: Mutex::default(),
             changes: AtomicU64::new(0),
             masters: watch::Sender::default(),
             stop,
@@ -245,12 +248,14 @@ impl Place {
         self.doubt.lock().is_some_and(|at| at.elapsed() < DOUBT)
     }
 
-    /// Whether other replicas may not have found the server yet.
+    /// Whether another server took over, and other replicas may not have found it yet.
     pub(super) fn is_settling(&self) -> bool {
-        self.moved.lock().is_some_and(|at| at.elapsed() < SETTLING)
+        self.taken_over
+            .lock()
+            .is_some_and(|at| at.elapsed() < SETTLING)
     }
 
-    /// Whether the server is another one since a moment ago, or will be in a moment: it is worth waiting for.
+    /// Whether the server was found a moment ago, or will be another one in a moment: it is worth waiting for.
     pub(super) fn is_moving(&self) -> bool {
         self.moved.lock().is_some_and(|at| at.elapsed() < MOVING)
     }
@@ -350,6 +355,7 @@ impl Place {
         match (last, address) {
             (Some(from), Some(to)) => {
                 self.changes.fetch_add(1, Ordering::Relaxed);
+                *self.taken_over.lock() = Some(now);
                 tracing::warn!(%from, %to, "the master is another server: all connections go there");
             }
             (None, Some(master)) if other => {

@@ -13,7 +13,7 @@ use super::*;
 use crate::store::redis::{
     RedisTls,
     link::Endpoint,
-    pipe::{Pipe, PipeConfig},
+    pipe::{CallError, Pipe, PipeConfig},
     resp::{Decoder, Value},
 };
 
@@ -223,6 +223,7 @@ async fn whoever_is_connected_is_told_when_the_master_is_another_one_and_not_bef
     })
     .await;
     assert_eq!(place.mark().number, hold.number);
+    assert!(!place.is_settling(), "it is the first master");
     // The news alone says nothing: it is asked again.
     sentinels[1].names(&new, 2);
     let _ = sentinels[1]
@@ -231,6 +232,7 @@ async fn whoever_is_connected_is_told_when_the_master_is_another_one_and_not_bef
     soon(hold.lost()).await;
     assert_eq!(found(&place).await.0, new);
     assert_eq!(place.changes(), 1);
+    assert!(place.is_settling());
 }
 
 #[tokio::test]
@@ -260,6 +262,24 @@ async fn a_replica_that_is_being_promoted_is_waited_for() {
             .await
             .is_err()
     );
+}
+
+/// A pipe to wherever the guides say.
+fn pipe(via: Via, stop: CancellationToken) -> (Arc<Endpoint>, Pipe) {
+    let tls = RedisTls::default();
+    let endpoint = Endpoint::new(&RedisUrl::nowhere(), via, &tls, "meta".into(), stop.clone());
+    let endpoint = Arc::new(endpoint.expect("no files"));
+    let (pipe, task) = Pipe::new(PipeConfig {
+        endpoint: endpoint.clone(),
+        purpose: "test",
+        timeout: SOON,
+        counters: Arc::default(),
+        health: Arc::default(),
+        prepare: Arc::new(|_| Box::pin(std::future::ready(Ok(())))),
+        stop,
+    });
+    tokio::spawn(task);
+    (endpoint, pipe)
 }
 
 /// A node of a cluster that says that `owner` has all slots.
@@ -294,19 +314,7 @@ async fn a_refusal_that_names_the_owner_is_followed_at_once() {
     let stop = CancellationToken::new();
     let _stop = stop.clone().drop_guard();
     let via = Via::Cluster(nodes.iter().map(|it| it.address.clone()).collect());
-    let tls = RedisTls::default();
-    let endpoint = Endpoint::new(&RedisUrl::nowhere(), via, &tls, "meta".into(), stop.clone());
-    let endpoint = Arc::new(endpoint.expect("no files"));
-    let (pipe, task) = Pipe::new(PipeConfig {
-        endpoint: endpoint.clone(),
-        purpose: "test",
-        timeout: SOON,
-        counters: Arc::default(),
-        health: Arc::default(),
-        prepare: Arc::new(|_| Box::pin(std::future::ready(Ok(())))),
-        stop,
-    });
-    tokio::spawn(task);
+    let (endpoint, pipe) = pipe(via, stop);
     assert_eq!(found(&endpoint.place).await.0, old.address);
     let publish = || Request::new("SPUBLISH").arg("channel").arg("message");
     let sent = async { tokio::join!(pipe.call(publish()), pipe.call(publish())) };
@@ -320,4 +328,59 @@ async fn a_refusal_that_names_the_owner_is_followed_at_once() {
     }
     assert_eq!(soon(pipe.call(publish())).await, Ok(Value::Number(1)));
     assert_eq!(endpoint.place.address().as_ref(), Some(&new.address));
+}
+
+/// Whatever has not begun to leave when a server is left is not told to it any more: it may lose it.
+#[tokio::test]
+async fn what_waits_when_a_server_is_left_stays_here() {
+    let old = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+        .await
+        .expect("a port");
+    let port = old.local_addr().expect("an address").port();
+    let address = Address::new("127.0.0.1", port.into()).expect("an address");
+    let small = socket2::SockRef::from(&old).set_recv_buffer_size(64 * 1024);
+    small.expect("a small buffer");
+    let sentinel = Made::sentinel(&address, 1).await;
+    let stop = CancellationToken::new();
+    let _stop = stop.clone().drop_guard();
+    let sentinels = Sentinels {
+        nodes: vec![sentinel.address.clone()],
+        master: "mymaster".into(),
+        credentials: Credentials::default(),
+    };
+    let (endpoint, pipe) = pipe(Via::Sentinel(sentinels), stop);
+    let mut hold = found(&endpoint.place).await.1;
+    let mut socket = soon(old.accept()).await.expect("a connection").0;
+    let mut greeting = [0; 1024];
+    assert!(soon(socket.read(&mut greeting)).await.expect("a greeting") > 0);
+    let about = b"%2\r\n+version\r\n+7.0.0\r\n+role\r\n+master\r\n";
+    socket.write_all(about).await.expect("it is taken");
+    // Now it takes nothing: more than the system holds waits here.
+    let calls: Vec<_> = (0..120)
+        .map(|number| {
+            let mark = format!("<{number}>");
+            let request = Request::new("X").arg(&mark).arg("x".repeat(64 * 1024));
+            let pipe = pipe.clone();
+            (mark, tokio::spawn(async move { pipe.call(request).await }))
+        })
+        .collect();
+    time::sleep(Duration::from_millis(500)).await;
+    let new = Made::server("master").await;
+    sentinel.names(&new.address, 2);
+    let _ = sentinel
+        .push
+        .send(">3\r\n+message\r\n+switch-master\r\n+-\r\n".into());
+    soon(hold.lost()).await;
+    let mut taken = Vec::new();
+    // It may end in the middle.
+    let _ = soon(socket.read_to_end(&mut taken)).await;
+    let taken = String::from_utf8_lossy(&taken);
+    let mut waited = 0;
+    for (mark, call) in calls {
+        let answer = soon(call).await.expect("it does not panic");
+        let sent = matches!(answer, Err(CallError::Unknown));
+        assert_eq!(taken.contains(&mark), sent, "{mark} {answer:?}");
+        waited += usize::from(matches!(answer, Err(CallError::NotSent(_))));
+    }
+    assert!(waited > 0, "nothing had to wait");
 }
