@@ -567,6 +567,8 @@ async fn what_retention_took_is_told_on_every_replica() {
     let a = ready(limits(settings(&redis))).await;
     let b = ready(limits(settings(&redis))).await;
     let old = a.subscribe("orders").await.cursor();
+    // Left behind, it would have a page read that tells of more than there is in the end.
+    a.has_open_streams(0).await;
     let quiet = b.publish("quiet", "x").await;
     let mut ids = Vec::new();
     for piece in numbers(0..1_000).chunks(100) {
@@ -601,6 +603,29 @@ async fn what_retention_took_is_told_on_every_replica() {
             .await;
         assert_eq!(reader.replay(), "none");
     }
+}
+
+/// What a replica read for somebody a moment ago is no proof of what is still there: Redis tells nobody what retention takes.
+#[tokio::test]
+async fn a_verdict_is_not_made_of_what_was_read_before_retention_took_it() {
+    let redis = RedisServer::start().await;
+    let limits = settings(&redis)
+        .with("retention.events", 100)
+        .with("tail.events", 10);
+    let gateway = ready(limits).await;
+    let old = gateway.publish("orders", "old").await;
+    let publish = async |count: usize| {
+        for piece in numbers(0..count).chunks(100) {
+            let piece = piece.iter().map(String::as_str);
+            gateway.publish_all("orders", piece).await;
+        }
+    };
+    publish(50).await;
+    let reader = gateway.resume("orders", old).await;
+    assert_eq!(reader.replay(), "complete");
+    publish(500).await;
+    tokio::time::sleep(std::time::Duration::from_millis(150)).await;
+    is_gap(&gateway.resume("orders", old).await, "retention");
 }
 
 /// Somebody made room by hand. A replica that has no tail of the topic has nothing but the store to go by.

@@ -9,6 +9,8 @@ use std::{
     time::Duration,
 };
 
+use tokio::time::Instant;
+
 use super::{
     Hub, Shared,
     shelf::{HubPage, Shelved},
@@ -363,6 +365,7 @@ impl Subscriber {
         at: usize,
         cursor: EventId,
     ) -> Result<Option<Arc<HubPage>>, StoreError> {
+        let asked = Some(Instant::now());
         poll_fn(|cx| {
             let followed = &self.followed()[at];
             match followed.log.read().tail.as_ref().map(Tail::floor) {
@@ -371,9 +374,10 @@ impl Subscriber {
                 Some(floor) if cursor >= floor => return Poll::Ready(Ok(None)),
                 Some(_) => {}
             }
+            let slot = followed.slot();
             match self
                 .shared()
-                .page(&followed.log, cursor, followed.slot(), cx.waker())
+                .page(&followed.log, cursor, slot, asked, cx.waker())
             {
                 Shelved::Page(page) => Poll::Ready(Ok(Some(page))),
                 Shelved::Wait => match followed.log.shelf.lock().failure() {

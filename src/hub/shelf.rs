@@ -2,7 +2,8 @@
 //!
 //! At most one read of a topic is under way; whoever needs another place waits for it. The next read begins at the oldest
 //! place that is still wanted, so one page serves everybody whom it covers, and a storm of returning cursors costs a few
-//! reads, however many they are.
+//! reads, however many they are. What is read stays for a moment: as it is for a stream, which is told where its next page
+//! does not follow, and for a verdict as long as nothing was published since ([`FRESH`]).
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -19,7 +20,7 @@ use tokio::time::Instant;
 use super::{Shared, topic_log::TopicLog};
 use crate::{
     event::{EventId, Frame},
-    log::Proof,
+    log::{Proof, Tail},
     store::StoreError,
 };
 
@@ -29,6 +30,8 @@ pub(super) const PAGE_EVENTS: usize = 256;
 const PAGES: usize = 8;
 /// How long a page stays, so that others find it.
 const KEEP: Duration = Duration::from_secs(2);
+/// How old a page of a topic that goes on may be when a verdict is made of it: retention may have taken what it shows.
+const FRESH: Duration = Duration::from_millis(100);
 /// How long it stays while all pages together are over [`TOTAL_BYTES`].
 const KEEP_WHEN_FULL: Duration = Duration::from_millis(100);
 /// Bytes of the pages of all topics; beyond it the next read waits until some are gone.
@@ -43,7 +46,10 @@ pub(super) struct HubPage {
     pub(super) proof: Proof,
     /// The tail's floor before the page was read: an empty page says that nothing is left up to here.
     pub(super) floor: EventId,
-    read_at: Instant,
+    /// The tail's head before the page was read.
+    head: EventId,
+    /// Before it was read.
+    asked_at: Instant,
     _bytes: Counted,
 }
 
@@ -80,6 +86,11 @@ impl HubPage {
                 None => cursor < self.floor && self.floor == floor,
             }
     }
+
+    /// Whether a verdict of this moment can be made of it, where `head` is the tail's head.
+    fn is_fresh(&self, since: Instant, head: EventId) -> bool {
+        self.head == head || self.asked_at + FRESH >= since
+    }
 }
 
 /// The answer to a question for a place.
@@ -109,7 +120,7 @@ impl Shelf {
     pub(super) fn tidy(&mut self, now: Instant, full: bool) {
         let keep = if full { KEEP_WHEN_FULL } else { KEEP };
         self.pages
-            .retain(|page| now.saturating_duration_since(page.read_at) < keep);
+            .retain(|page| now.saturating_duration_since(page.asked_at) < keep);
         if self.pages.is_empty() && self.waiting.is_empty() {
             self.pages.shrink_to_fit();
             self.waiting.shrink_to_fit();
@@ -140,21 +151,20 @@ impl Shared {
         self.shelf_bytes.load(Ordering::Relaxed) >= TOTAL_BYTES
     }
 
-    /// The page after `cursor`, or a place in the queue for it. `slot` tells callers apart.
+    /// The page after `cursor`, or a place in the queue for it. `slot` tells callers apart. A verdict is asked for since when.
     pub(super) fn page(
         self: &Arc<Self>,
         log: &Arc<TopicLog>,
         cursor: EventId,
         slot: usize,
+        verdict: Option<Instant>,
         waker: &Waker,
     ) -> Shelved {
-        let floor = log
-            .read()
-            .tail
-            .as_ref()
-            .map_or(EventId::ZERO, crate::log::Tail::floor);
+        let (floor, head) = ends(log);
         let mut shelf = log.shelf.lock();
-        if let Some(page) = shelf.pages.iter().find(|page| page.covers(cursor, floor)) {
+        if let Some(page) = shelf.pages.iter().find(|page| {
+            page.covers(cursor, floor) && verdict.is_none_or(|since| page.is_fresh(since, head))
+        }) {
             let page = page.clone();
             shelf.waiting.remove(&slot);
             return Shelved::Page(page);
@@ -169,6 +179,12 @@ impl Shared {
     }
 }
 
+/// Where the tail of `log` begins and ends.
+fn ends(log: &TopicLog) -> (EventId, EventId) {
+    let ends = |tail: &Tail| (tail.floor(), tail.head());
+    log.read().tail.as_ref().map(ends).unwrap_or_default()
+}
+
 /// Reads pages of `log` until nobody waits for one.
 async fn fill(shared: Arc<Shared>, log: Arc<TopicLog>) {
     loop {
@@ -179,11 +195,6 @@ async fn fill(shared: Arc<Shared>, log: Arc<TopicLog>) {
             let Some(oldest) = oldest else { return };
             (shelf.generation, oldest)
         };
-        let floor = log
-            .read()
-            .tail
-            .as_ref()
-            .map_or(EventId::ZERO, crate::log::Tail::floor);
         while shared.shelves_full() {
             log.shelf.lock().tidy(Instant::now(), true);
             tokio::select! {
@@ -191,6 +202,8 @@ async fn fill(shared: Arc<Shared>, log: Arc<TopicLog>) {
                 () = shared.stop.cancelled() => return,
             }
         }
+        let (floor, head) = ends(&log);
+        let asked_at = Instant::now();
         let read = tokio::select! {
             read = shared.store.read(&log.topic, after, PAGE_EVENTS) => read,
             () = shared.stop.cancelled() => return,
@@ -218,7 +231,8 @@ async fn fill(shared: Arc<Shared>, log: Arc<TopicLog>) {
                     proof,
                     frames,
                     floor,
-                    read_at: Instant::now(),
+                    head,
+                    asked_at,
                     _bytes: Counted::new(bytes, &shared.shelf_bytes),
                 });
                 let mut shelf = log.shelf.lock();

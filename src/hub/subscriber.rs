@@ -120,7 +120,8 @@ impl Followed {
             }
             let floor = tail.floor();
             drop(state);
-            let Shelved::Page(page) = shared.page(&self.log, place, self.slot(), cx.waker()) else {
+            let Shelved::Page(page) = shared.page(&self.log, place, self.slot(), None, cx.waker())
+            else {
                 return Look::Wait;
             };
             // Only once: what is missing after the first entry is missing.
