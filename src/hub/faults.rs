@@ -1336,6 +1336,49 @@ async fn a_failover_in_the_middle_of_a_repair_is_told_from_its_beginning() {
     }
 }
 
+/// A page may show more than the feed has brought yet. Where a failover takes that, nobody here has seen it: it must not come
+/// from the shelf afterwards, as if it were still there.
+#[tokio::test(start_paused = true)]
+async fn what_a_failover_took_does_not_come_from_the_shelf() {
+    let mut unseen = 0;
+    for seed in 0..20 {
+        let world = World::with(ALL, hub_config(ALL), Faults::default(), seed);
+        let a = topic("a");
+        let (mut open, _) = world.open(&[&a], Start::Now).await;
+        let given = world.publish_many(&a, 40).await;
+        assert_eq!(open.events(40).await, given);
+        // Nothing is on the shelf any more.
+        time::sleep(Duration::from_secs(3)).await;
+        world.store.set_faults(Faults {
+            delay: millis(100),
+            ..Faults::default()
+        });
+        // The feed is busy with this one, and cut before it has taken the others up.
+        world.publish(&topic("b"), "beside").await;
+        time::sleep(millis(1)).await;
+        world.publish_many(&a, 5).await;
+        let (mut reader, opening) = world.resume(&[&a], given[0]).await;
+        assert_eq!(opening.replay, Replay::Complete);
+        assert_eq!(reader.events(39).await, given[1..]);
+        assert_eq!(world.store.fork(&a, 5).len(), 5);
+        // Ids of the new log lie above those that were lost, and there are more than the tail holds.
+        time::sleep(millis(5)).await;
+        let next = world.publish_many(&a, 30).await;
+        let (mut got, mut told) = (Vec::new(), false);
+        while got.last() != next.last() {
+            match reader.soon().await {
+                (Read::Events, frames) => got.extend(reader.write(&frames)),
+                (read, _) => told |= matches!(read, Read::Gap(_)),
+            }
+        }
+        if !told {
+            assert_eq!(got, next, "seed {seed}");
+            unseen += 1;
+        }
+    }
+    assert!(unseen > 0, "the feed was late");
+}
+
 /// What another replica found lost reaches streams that came here with a cursor from there before it was known, and cursors
 /// that come later; nobody else.
 #[tokio::test(start_paused = true)]

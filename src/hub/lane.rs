@@ -218,6 +218,9 @@ impl Lane {
                 self.tell(&log);
                 continue;
             }
+            // What is on the shelf may be of a server that lacks something now, or show what the feed has not brought yet and a
+            // failover took.
+            log.shelf.lock().clear();
             match self.repair(&log, stand, &position).await {
                 Ok(()) => {
                     // Not before: who begins now would be told of what is still in memory here, and then get it.
@@ -350,7 +353,6 @@ impl Lane {
                     tail.pop();
                 }
             });
-            log.shelf.lock().clear();
         }
     }
 
@@ -460,7 +462,6 @@ impl Lane {
         self.shared.counters.forks.fetch_add(1, Ordering::Relaxed);
         tracing::error!(topic = %log.topic, after = %range.after, through = %range.through, "the store lost entries that it had acknowledged");
         self.shared.trim(log, |tail| tail.cut_back(common));
-        log.shelf.lock().clear();
         log.write().tell_lost(range);
         let at = Instant::now();
         for event in theirs.into_iter().filter(|event| event.id > common) {

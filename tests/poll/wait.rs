@@ -40,7 +40,8 @@ async fn without_a_cursor_it_waits_from_now() {
     let gateway = Gateway::start().await;
     gateway.publish("orders", "before").await;
     let waiting = gateway.poll(&format!("topic=orders&{LONG}")).begin().await;
-    gateway.has_places_taken(1).await;
+    // It takes its place before it is known from where on it waits.
+    gateway.counts("tidegate_waiting_polls", &[], 1).await;
     gateway.publish("orders", "after").await;
     let polled = waiting.answer().await;
     assert_eq!(polled.replay, "none");
@@ -174,7 +175,7 @@ async fn a_topic_that_an_operator_deletes_is_no_silence() {
     let cursor = gateway.poller("orders").await.cursor;
     gateway.publish_all("orders", ["a", "b"]).await;
     let waiting = gateway.poll(&format!("topic=other&{LONG}")).begin().await;
-    gateway.has_places_taken(1).await;
+    gateway.counts("tidegate_waiting_polls", &[], 1).await;
     let delete = Request::new("DELETE", "/admin/topics/orders");
     assert_eq!(gateway.ask_admin(delete).await.status(), 200);
     // What was taken away is told to whoever had not read it. The feed brings it: until then the tail still has it.

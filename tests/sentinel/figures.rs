@@ -10,7 +10,7 @@ use tokio::time::sleep;
 use super::{is_at, ready, recorded};
 use crate::support::{
     RedisSentinel,
-    traffic::{Listener, Traffic, is_complete},
+    traffic::{Listener, Traffic, is_complete, stored},
 };
 
 /// What happens to the master.
@@ -70,6 +70,8 @@ async fn run(fate: Fate, wait_replicas: u8, hurried: bool) -> Run {
     let acknowledged = traffic.end().await;
     a.publish("orders", "the end").await;
     let lost = recorded(&group, master, "orders").await;
+    let log = stored(group.at(master), "orders").await;
+    let acknowledged = acknowledged.without_unheard(&log, &lost);
     let mut reading = Duration::ZERO;
     for listener in listeners {
         let heard = listener.heard().await;

@@ -17,7 +17,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::{Connection, PATIENCE, Request, Subscriber, id};
+use super::{Connection, PATIENCE, RedisServer, Request, Subscriber, id};
 
 /// Publishes one event after another to one topic until it is told to stop. Each has a key, and is published again until it is
 /// acknowledged.
@@ -143,6 +143,14 @@ impl Listener {
 /// A range of ids that a failover lost: after the first, up to and with the second.
 pub(crate) type Lost = (EventId, EventId);
 
+/// The ids of a topic's events, as this server has them.
+pub(crate) async fn stored(server: &RedisServer, topic: &str) -> Vec<EventId> {
+    let key = format!("tidegate:{{0}}:topic:{topic}");
+    let entries = server.command(&["XRANGE", &key, "-", "+"]).await;
+    let ids = entries.items().iter().map(|entry| entry.items()[0].text());
+    ids.map(|text| id(&text)).collect()
+}
+
 /// The lost ranges of a topic as they are recorded: `1-0..2-0 5-0..6-1`.
 pub(crate) fn ranges(recorded: &str) -> Vec<Lost> {
     let ranges = recorded.split_whitespace();
@@ -161,6 +169,18 @@ impl Acknowledged {
     pub(crate) fn lost(&self, lost: &[Lost]) -> usize {
         let gone = |event: &&(EventId, String)| is_lost(event.0, lost);
         self.events.iter().filter(gone).count()
+    }
+
+    /// Forgets the event that its server acknowledged in the moment in which it was killed, before it said a word of it to any
+    /// replica: the log of the next one lacks it, and nobody can witness that. It is one at most, since each waits for the one
+    /// before it.
+    pub(crate) fn without_unheard(mut self, log: &[EventId], lost: &[Lost]) -> Self {
+        let all = self.events.len();
+        let is_known = |id: EventId| log.contains(&id) || is_lost(id, lost);
+        self.events.retain(|(id, _)| is_known(*id));
+        let unheard = all - self.events.len();
+        assert!(unheard <= 1, "{unheard} are neither there nor lost");
+        self
     }
 }
 
