@@ -179,6 +179,15 @@ async fn a_redis_that_lost_everything_learns_who_is_there_without_an_event() {
         b.visit("room", "alice").await,
     ];
     watch.changes(2).await;
+    // It is no event that alice is at the second replica, too. Told after the flush, she would be new.
+    eventually("both replicas to have told of alice", async || {
+        let told = ["HGET", "tidegate:{0}:presence:room", "alice"];
+        match redis.command(&told).await.text().split(' ').count() {
+            2 => Ok(()),
+            count => Err(count.to_string()),
+        }
+    })
+    .await;
     redis.command(&["FLUSHALL"]).await;
     watch.control("$gap").await;
     b.has("room", &["alice", "bob"]).await;
