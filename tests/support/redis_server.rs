@@ -243,6 +243,10 @@ impl RedisServer {
                 "enable-debug-command local".to_owned(),
             ]);
         }
+        if self.settings.shipped.is_empty() {
+            // A first replica would be waited for as long as for anything here.
+            lines.push("repl-diskless-sync-delay 0".to_owned());
+        }
         if self.settings.part == Part::Node {
             lines.push(format!("cluster-port {}", free_port()));
         }
