@@ -113,6 +113,8 @@ async fn a_slot_that_moves_takes_the_gateway_along_and_nothing_is_lost_or_double
 async fn the_owner_of_the_slot_is_replaced_and_a_cluster_that_is_down_costs_no_stream() {
     let mut cluster = RedisCluster::start().await;
     let (a, b) = tokio::join!(ready(cluster.gateway()), ready(cluster.gateway_by([0, 1])));
+    // A log of which no replica has heard is a new one at the next owner.
+    cluster.at(2).is_copied().await;
     let listening = listeners([&a, &b]).await;
     let traffic = Traffic::begin([a.public, b.public], "orders");
     cluster.kill(2);

@@ -79,6 +79,8 @@ async fn publishing_goes_on_at_the_next_master_and_streams_miss_nothing() {
     let about = &report["dependencies"]["store"]["redis"];
     assert_eq!(about["via"], "sentinel", "{report}");
     is_at(&a, group.wire(0).port()).await;
+    // A log of which no replica has heard is a new one at the next master.
+    group.at(0).is_copied().await;
     let first = a.subscribe("orders").await;
     let begin = first.start();
     let listeners = [

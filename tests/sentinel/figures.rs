@@ -50,6 +50,7 @@ async fn run(fate: Fate, wait_replicas: u8, hurried: bool) -> Run {
     ];
     let traffic = Traffic::begin([a.public, b.public], "orders");
     sleep(Duration::from_millis(500)).await;
+    group.at(0).is_copied().await;
     match fate {
         Fate::Asked => group.fail_over().await,
         Fate::Killed => group.kill(0),

@@ -21,7 +21,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::{PATIENCE, within};
+use super::{PATIENCE, eventually, within};
 
 /// Where ports are looked for: below those that a system gives to outgoing connections. While Redis is down nobody else gets
 /// its port then, and a client that tries to come back cannot meet itself on it.
@@ -392,6 +392,32 @@ impl RedisServer {
         }
         files.retain(|file| self.home.path().join(file).exists());
         files
+    }
+
+    /// Waits until each of its replicas has what it has now. They say so once a second.
+    pub(crate) async fn is_copied(&self) {
+        let info = async || self.command(&["INFO", "replication"]).await.fields();
+        let wanted: u64 = info().await["master_repl_offset"].parse().unwrap();
+        eventually("the replicas to have it all", async || {
+            let info = info().await;
+            let replicas = info
+                .iter()
+                .filter(|(name, value)| name.starts_with("slave") && value.starts_with("ip="));
+            let mut seen = 0;
+            for (_, replica) in replicas {
+                let has = replica.split(',').find_map(|it| it.strip_prefix("offset="));
+                if has.unwrap().parse::<u64>().unwrap() < wanted {
+                    return Err(format!("{replica}, not {wanted}"));
+                }
+                seen += 1;
+            }
+            if seen > 0 {
+                Ok(())
+            } else {
+                Err("none".to_owned())
+            }
+        })
+        .await;
     }
 
     /// What it would find on its disk after a crash at this moment; without [`RedisSettings::appendonly`], what it holds.
