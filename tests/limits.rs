@@ -170,7 +170,7 @@ async fn a_place_comes_back_when_a_client_leaves_just_as_an_event_comes() {
         for _ in 0..40 {
             streams.push(gateway.subscribe("orders").await);
         }
-        gateway.program().signal(Signal::STOP);
+        gateway.program().freeze();
         publisher.send(publish.bytes(gateway.public)).await;
         drop(streams);
         gateway.program().signal(Signal::CONT);

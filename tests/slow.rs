@@ -220,7 +220,7 @@ async fn a_flood_of_silent_sockets_leaves_descriptors_for_those_who_speak() {
     let mut reader = gateway.subscribe("orders").await;
     let mut held = Vec::new();
     // All at once: who has to go is chosen faster than anybody leaves.
-    gateway.program().signal(Signal::STOP);
+    gateway.program().freeze();
     for _ in 0..800 {
         held.push(gateway.connect().await);
     }

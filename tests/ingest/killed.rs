@@ -130,7 +130,7 @@ async fn a_replica_that_slept_wakes_up_and_does_no_harm() {
     let sleeper = mover(&gateways).await;
     let mut reader = gateways[1 - sleeper].subscribe("a").await;
     add_numbers(&redis, "a", 0..2_000).await;
-    gateways[sleeper].program().signal(Signal::STOP);
+    gateways[sleeper].program().freeze();
     add_numbers(&redis, "a", 2_000..4_000).await;
     is_drained_by_another(&redis).await;
     assert_eq!(stats(&gateways[1 - sleeper]).await["moves"], true);

@@ -63,7 +63,7 @@ async fn streams_and_users_are_counted_over_all_replicas() {
     assert_eq!(json["topics"][89]["subscribers"], 1, "{json}");
     assert_eq!(json["topics"][0]["subscribers"], 0, "{json}");
     // One that does not answer is told, not guessed.
-    c.program().signal(Signal::STOP);
+    c.program().freeze();
     let json = a.presence("room").await.json();
     assert_eq!(
         json["replicas"],
@@ -159,7 +159,7 @@ async fn the_users_of_a_frozen_replica_leave_and_come_back_with_it() {
         b.visit("room", "bob").await,
     ];
     watch.changes(2).await;
-    a.program().signal(Signal::STOP);
+    a.program().freeze();
     assert_eq!(watch.change().await, "leave alice");
     b.has("room", &["bob"]).await;
     a.program().signal(Signal::CONT);

@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{is_back, ready, replica, settings};
 use crate::support::{
-    Fsync, Gateway, RedisServer, Request, Subscriber, eventually, id, numbers, within,
+    Fsync, Gateway, RedisServer, Request, Subscriber, eventually, freeze, id, numbers, within,
 };
 
 /// Longer than it takes a gateway to notice.
@@ -567,7 +567,7 @@ async fn a_replica_that_stood_still_goes_on_with_what_it_missed() {
     a.publish("orders", "before").await;
     assert_eq!(live.take(1).await, ["before"]);
     let connected = b.metric("tidegate_redis_connects_total").await;
-    kill_process(pid, Signal::STOP).unwrap();
+    freeze(pid);
     let large = "x".repeat(20_000);
     let wanted: Vec<_> = (0..400).map(|number| format!("{number} {large}")).collect();
     a.publish_lines("orders", &wanted).await;

@@ -106,6 +106,11 @@ impl Program {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
+    /// It neither reads nor answers any more, until `Signal::CONT`; its connections stay open.
+    pub(crate) fn freeze(&self) {
+        super::freeze(Pid::from_child(&self.child));
+    }
+
     /// The folder where it runs.
     pub(crate) fn home(&self) -> &Path {
         self.home.path()

@@ -21,6 +21,7 @@ mod ws_client;
 
 use std::{fmt::Display, time::Duration};
 
+use rustix::process::{Pid, Signal, kill_process};
 use tidegate::event::EventId;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -84,6 +85,26 @@ pub(crate) async fn eventually_within<T>(
             ),
         }
         sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Stops a process, and waits until each of its threads stands still: the signal alone is taken some time later.
+pub(crate) fn freeze(pid: Pid) {
+    kill_process(pid, Signal::STOP).unwrap();
+    let begun = Instant::now();
+    let stands = |thread: &std::path::Path| {
+        let stat = std::fs::read_to_string(thread.join("stat"));
+        // "<pid> (<name>) <state> ...", and the name may be anything.
+        stat.is_ok_and(|stat| stat.rsplit(") ").next().unwrap().starts_with('T'))
+    };
+    let threads = format!("/proc/{}/task", pid.as_raw_nonzero());
+    let all_stand = || {
+        let mut threads = std::fs::read_dir(&threads).unwrap();
+        threads.all(|thread| stands(&thread.unwrap().path()))
+    };
+    while !all_stand() {
+        assert!(begun.elapsed() < PATIENCE, "{pid:?} does not stand still");
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 

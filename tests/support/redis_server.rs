@@ -376,7 +376,9 @@ impl RedisServer {
 
     /// It neither reads nor answers any more; its connections stay open.
     pub(crate) fn freeze(&self) {
-        self.signal(Signal::STOP);
+        if let Some(child) = &self.child {
+            super::freeze(Pid::from_child(child));
+        }
     }
 
     /// It goes on as if nothing had been.
