@@ -337,8 +337,11 @@ async fn every_change_of_a_table_becomes_one_event_in_order() {
     let insert = format!("INSERT INTO orders (state) SELECT '0' FROM generate_series(1, {ORDERS})");
     must(database.psql(&["-c", &insert])).await;
     let change = async || {
-        // Each statement is a transaction of its own.
-        let update = "UPDATE orders SET state = (state::int + 1)::text;\n".repeat(CHANGES);
+        // Each statement is a transaction of its own, and locks one row: two that lock several may wait for each other.
+        let update =
+            |id| format!("UPDATE orders SET state = (state::int + 1)::text WHERE id = {id};\n");
+        let update: Vec<String> = (1..=ORDERS).map(update).collect();
+        let update = update.concat().repeat(CHANGES);
         must(database.psql(&[
             "-c",
             "SET synchronous_commit = off",
