@@ -240,10 +240,10 @@ async fn fill(shared: Arc<Shared>, log: Arc<TopicLog>) {
                 if shelf.generation != generation {
                     continue;
                 }
-                if page.proof.missing(after).is_some() {
-                    // Who was just told so would get some of it yet.
-                    let gone = page.proof.first_previous.or(page.proof.last);
-                    shelf.pages.retain(|older| Some(older.after) >= gone);
+                let gone = page.proof.gone();
+                if gone > after {
+                    // Whoever is told so would get some of it yet.
+                    shelf.pages.retain(|older| older.after >= gone);
                 }
                 let through = page.frames.last().map_or(floor, |frame| frame.id());
                 if shelf.pages.len() == PAGES {

@@ -95,12 +95,12 @@ impl Proof {
         if self.lost.iter().any(|range| range.holds(cursor)) {
             return Some(GapReason::Lost);
         }
-        let complete = match (self.first_previous, self.last) {
-            (Some(previous), _) => previous <= cursor,
-            (None, Some(last)) => last <= cursor,
-            (None, None) => cursor >= self.horizon,
-        };
-        (!complete).then_some(GapReason::Retention)
+        (self.gone() > cursor).then_some(GapReason::Retention)
+    }
+
+    /// Up to which id entries may be gone: what comes after it is there.
+    pub fn gone(&self) -> EventId {
+        self.first_previous.or(self.last).unwrap_or(self.horizon)
     }
 }
 
