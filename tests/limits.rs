@@ -142,6 +142,7 @@ async fn a_place_comes_back_however_a_client_leaves() {
     let mut early = it.0.connect().await;
     early.send(request.bytes(public)).await;
     drop(early);
+    it.0.has_seen_all_leave().await;
     drop(it.is_free("a client that did not wait for the head").await);
 
     it.0.has_open_streams(0).await;

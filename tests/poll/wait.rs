@@ -214,6 +214,7 @@ async fn a_place_comes_back_however_a_client_leaves() {
     early.send(&request).await;
     drop(early);
     gateway.publish("orders", "passes").await;
+    gateway.has_seen_all_leave().await;
     gateway.has_places_taken(0).await;
     gateway.has_open_streams(0).await;
 }

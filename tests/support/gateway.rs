@@ -514,6 +514,14 @@ impl Gateway {
         sum
     }
 
+    /// Waits until everybody who came here before has been let in and has left, also who left before an answer.
+    pub(crate) async fn has_seen_all_leave(&self) {
+        // Connections are taken in the order in which they came.
+        self.get("/health/live").await;
+        // The question itself is on a connection.
+        self.counts("tidegate_tcp_connections", &[], 1).await;
+    }
+
     /// Waits until so many streams are open, as the gateway counts them.
     pub(crate) async fn has_open_streams(&self, count: u32) {
         super::eventually(format!("{count} open streams"), async || {

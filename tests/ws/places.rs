@@ -198,6 +198,7 @@ async fn a_place_comes_back_however_a_client_leaves() {
     let mut early = gateway.connect().await;
     early.send(ws().bytes()).await;
     drop(early);
+    gateway.has_seen_all_leave().await;
     is_free("a client that did not wait for the head").await;
 
     let mut amid = ws().open().await;
