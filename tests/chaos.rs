@@ -150,6 +150,11 @@ async fn storm(weather: Weather, seed: u64) {
     }
     faults.join_all().await;
     sleep_until(begun + length()).await;
+    while !world.figures.have_all_shapes() {
+        nobody_left(&mut clients);
+        assert!(begun.elapsed() < length() + CALM, "{:?}", world.figures);
+        sleep(Duration::from_millis(20)).await;
+    }
     world.heal();
     world.phase.send_replace(Phase::Ebb);
     publishers.join_all().await;
@@ -228,10 +233,6 @@ async fn storm(weather: Weather, seed: u64) {
     let losing = weather == Weather::Losses;
     assert_eq!(lost > 0, losing, "a master takes something with it, or not");
     assert_eq!(sum.losses > 0, losing, "and that is told");
-    assert!(
-        checkpoints > 0 && newcomers > 0,
-        "the shapes that matter were there"
-    );
 }
 
 fn nobody_left(clients: &mut JoinSet<()>) {

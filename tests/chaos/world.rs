@@ -70,6 +70,13 @@ impl Figures {
     pub(super) fn count(counter: &AtomicUsize) {
         counter.fetch_add(1, Ordering::Relaxed);
     }
+
+    /// Whether all shapes that matter were there. The clients bring them, and a busy machine needs longer for them.
+    pub(super) fn have_all_shapes(&self) -> bool {
+        [&self.from_checkpoints, &self.newcomers]
+            .iter()
+            .all(|seen| seen.load(Ordering::Relaxed) > 0)
+    }
 }
 
 /// The place of one replica: processes come and go, the wire to Redis stays.
