@@ -294,6 +294,9 @@ async fn a_client_that_does_not_read_its_answer_is_given_up() {
     }
     let polled = gateway.poll("topic=orders&last=1&wait=0s").answer().await;
     assert!(polled.data() == [large.as_str()], "others are served");
+    // All of them have had their places.
+    let answered = "http_request_duration_seconds_count";
+    gateway.counts(answered, &["route=\"/poll\""], 6).await;
     gateway.has_places_taken(0).await;
     drop(stuck);
 }
@@ -303,9 +306,10 @@ async fn a_client_that_does_not_read_its_answer_is_given_up() {
 async fn the_answer_is_whole_when_the_client_only_stops_sending() {
     let gateway = Gateway::start().await;
     let mut connection = gateway.connect().await;
-    let request = Request::get("/poll?topic=orders&wait=1s").header("Connection", "close");
+    let request = Request::get(&format!("/poll?topic=orders&{LONG}")).header("Connection", "close");
     connection.send(request.bytes(gateway.public)).await;
-    gateway.has_places_taken(1).await;
+    // It takes its place before it is known from where on it waits.
+    gateway.counts("tidegate_waiting_polls", &[], 1).await;
     gateway.publish("orders", "a").await;
     let polled = Polled::of(&connection.response().await);
     assert_eq!(polled.data(), ["a"]);
@@ -375,7 +379,8 @@ async fn many_wait_on_one_connection_of_http_2() {
         let request = client.request(2 * number + 1, &target, &[]);
         assert!(client.send(request).await);
     }
-    gateway.has_places_taken(MANY).await;
+    // Each takes its place before it is known from where on it waits.
+    gateway.counts("tidegate_waiting_polls", &[], MANY).await;
     for number in (0..MANY).rev() {
         gateway
             .publish(&format!("t/{number}"), &number.to_string())
