@@ -284,7 +284,8 @@ async fn the_tokens_of_a_model_arrive_once_whatever_happens_to_the_connection_of
     let gateway = Gateway::start().await;
     let proxy = ChaosProxy::start(gateway.public).await;
     let through = format!("http://127.0.0.1:{}", proxy.port());
-    let settings = [("TOKEN_MS", "20")];
+    // The model does not wait for anybody: it shall still speak after the last cut.
+    let settings = [("TOKEN_MS", "50")];
     let Some(back_end) = BackEnd::of("llm-stream", &through, &settings).await else {
         return;
     };
@@ -329,7 +330,8 @@ async fn the_tokens_of_a_model_arrive_once_whatever_happens_to_the_connection_of
 
 #[tokio::test]
 async fn the_state_of_the_order_board_and_the_events_after_its_cursor_are_complete() {
-    let gateway = Gateway::start().await;
+    // The back end may pause for five seconds: whoever waits for it has to hear something meanwhile.
+    let gateway = Gateway::with("stream.keepalive", "1s").start().await;
     let proxy = ChaosProxy::start(gateway.public).await;
     let through = format!("http://127.0.0.1:{}", proxy.port());
     let Some(back_end) = BackEnd::of("order-board", &through, &[]).await else {

@@ -107,7 +107,8 @@ async fn when_nothing_comes_it_ends_with_a_cursor() {
     }
     let mut poller = gateway.poller("quiet").await;
     let before = id(&poller.cursor);
-    let waiting = poller.poll("wait=1s").begin().await;
+    // Long enough that something is published before it is over.
+    let waiting = poller.poll("wait=5s").begin().await;
     gateway.has_places_taken(1).await;
     let mut newest = before;
     for number in 0..30 {
@@ -358,7 +359,7 @@ async fn a_client_that_talks_while_it_waits_does_not_grow_the_gateway() {
 /// As for a stream: an answer in time, then the end of the process.
 #[tokio::test]
 async fn a_stopped_gateway_answers_who_waits() {
-    let gateway = Gateway::with("drain.timeout", "1s").start().await;
+    let gateway = Gateway::start().await;
     let poller = gateway.poller("orders").await;
     let waiting = poller.poll(LONG).begin().await;
     gateway.has_places_taken(1).await;

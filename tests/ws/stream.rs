@@ -385,7 +385,7 @@ async fn live_is_said_once_after_every_start_but_now() {
 /// While a topic is quiet its cursor is moved by the others, so it never ages out while its owner is connected.
 #[tokio::test]
 async fn a_quiet_topic_gets_checkpoints() {
-    let gateway = Gateway::with("stream.keepalive", "200ms")
+    let gateway = Gateway::with("stream.keepalive", "1s")
         .with("retention.events", 5)
         .start()
         .await;
