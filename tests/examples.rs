@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpListener,
+    net::{TcpListener, TcpSocket},
     task::spawn_blocking,
 };
 
@@ -185,8 +185,10 @@ impl Publisher {
         assert!(body.contains('a'), "{body}");
         assert!(attempts.iter().all(|attempt| attempt.ends_with(body)));
 
-        // Nobody is there any more.
-        drop(listener);
+        // Nobody is there. The port is kept: where it were free, another test might listen on it.
+        let nobody = TcpSocket::new_v4().unwrap();
+        nobody.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let url = format!("http://{}", nobody.local_addr().unwrap());
         let (code, text) = self.publish(&url, &["orders", "a"]).await;
         assert_eq!(code, Some(75), "{text}");
     }
