@@ -480,7 +480,9 @@ async fn a_long_replay_comes_whole() {
         .start()
         .await;
     let cursor = gateway.follow("orders").await.cursor();
-    gateway.publish_lines("orders", numbers(0..EVENTS)).await;
+    for piece in numbers(0..EVENTS).chunks(2_000) {
+        gateway.publish_lines("orders", piece).await;
+    }
     let mut socket = gateway.follow_after("orders", cursor).await;
     assert_eq!(socket.replay(), "complete");
     for number in 0..EVENTS {
