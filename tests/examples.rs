@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpListener,
+    net::{TcpListener, TcpSocket},
     task::spawn_blocking,
 };
 
@@ -185,8 +185,10 @@ impl Publisher {
         assert!(body.contains('a'), "{body}");
         assert!(attempts.iter().all(|attempt| attempt.ends_with(body)));
 
-        // Nobody is there any more.
-        drop(listener);
+        // Nobody is there. The port is kept: where it were free, another test might listen on it.
+        let nobody = TcpSocket::new_v4().unwrap();
+        nobody.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let url = format!("http://{}", nobody.local_addr().unwrap());
         let (code, text) = self.publish(&url, &["orders", "a"]).await;
         assert_eq!(code, Some(75), "{text}");
     }
@@ -284,7 +286,8 @@ async fn the_tokens_of_a_model_arrive_once_whatever_happens_to_the_connection_of
     let gateway = Gateway::start().await;
     let proxy = ChaosProxy::start(gateway.public).await;
     let through = format!("http://127.0.0.1:{}", proxy.port());
-    let settings = [("TOKEN_MS", "20")];
+    // The model does not wait for anybody: it shall still speak after the last cut.
+    let settings = [("TOKEN_MS", "50")];
     let Some(back_end) = BackEnd::of("llm-stream", &through, &settings).await else {
         return;
     };
@@ -329,7 +332,8 @@ async fn the_tokens_of_a_model_arrive_once_whatever_happens_to_the_connection_of
 
 #[tokio::test]
 async fn the_state_of_the_order_board_and_the_events_after_its_cursor_are_complete() {
-    let gateway = Gateway::start().await;
+    // The back end may pause for five seconds: whoever waits for it has to hear something meanwhile.
+    let gateway = Gateway::with("stream.keepalive", "1s").start().await;
     let proxy = ChaosProxy::start(gateway.public).await;
     let through = format!("http://127.0.0.1:{}", proxy.port());
     let Some(back_end) = BackEnd::of("order-board", &through, &[]).await else {

@@ -178,6 +178,7 @@ async fn a_chain_under_random_publishing_gets_each_event_once() {
             assert_eq!(reader.came, 3 * EACH, "seed {seed}");
             assert_eq!(reader.gaps, 0, "seed {seed}");
         }
+        gateway.has_seen_all_leave().await;
         gateway.has_places_taken(0).await;
     }
 }

@@ -107,7 +107,8 @@ async fn when_nothing_comes_it_ends_with_a_cursor() {
     }
     let mut poller = gateway.poller("quiet").await;
     let before = id(&poller.cursor);
-    let waiting = poller.poll("wait=1s").begin().await;
+    // Long enough that something is published before it is over.
+    let waiting = poller.poll("wait=5s").begin().await;
     gateway.has_places_taken(1).await;
     let mut newest = before;
     for number in 0..30 {
@@ -248,15 +249,17 @@ async fn many_that_wait_slow_nobody_and_all_are_answered() {
     let gateway = Gateway::start().await;
     let mut reader = gateway.subscribe("orders").await;
     let cursor = gateway.poller("orders,many").await.cursor;
-    let waiting = (0..MANY).map(|number| {
-        let topics = ["many", "orders,many"][number % 2];
-        let query = format!("topic={topics}&{LONG}&lastEventId={cursor}");
-        gateway.poll(&query).begin()
-    });
-    let mut waiting = join_all(waiting).await;
-    gateway
-        .has_places_taken(u32::try_from(MANY).unwrap() + 1)
-        .await;
+    let mut waiting = Vec::with_capacity(MANY);
+    while waiting.len() < MANY {
+        let some = (waiting.len()..waiting.len() + 50).map(|number| {
+            let topics = ["many", "orders,many"][number % 2];
+            let query = format!("topic={topics}&{LONG}&lastEventId={cursor}");
+            gateway.poll(&query).begin()
+        });
+        waiting.extend(join_all(some).await);
+        let places = u32::try_from(waiting.len()).unwrap() + 1;
+        gateway.has_places_taken(places).await;
+    }
     // Half of them follow what the reader follows; the others sleep on.
     gateway.publish("orders", "a").await;
     assert_eq!(reader.take(1).await, ["a"]);
@@ -294,6 +297,9 @@ async fn a_client_that_does_not_read_its_answer_is_given_up() {
     }
     let polled = gateway.poll("topic=orders&last=1&wait=0s").answer().await;
     assert!(polled.data() == [large.as_str()], "others are served");
+    // All of them have had their places.
+    let answered = "http_request_duration_seconds_count";
+    gateway.counts(answered, &["route=\"/poll\""], 6).await;
     gateway.has_places_taken(0).await;
     drop(stuck);
 }
@@ -303,9 +309,10 @@ async fn a_client_that_does_not_read_its_answer_is_given_up() {
 async fn the_answer_is_whole_when_the_client_only_stops_sending() {
     let gateway = Gateway::start().await;
     let mut connection = gateway.connect().await;
-    let request = Request::get("/poll?topic=orders&wait=1s").header("Connection", "close");
+    let request = Request::get(&format!("/poll?topic=orders&{LONG}")).header("Connection", "close");
     connection.send(request.bytes(gateway.public)).await;
-    gateway.has_places_taken(1).await;
+    // It takes its place before it is known from where on it waits.
+    gateway.counts("tidegate_waiting_polls", &[], 1).await;
     gateway.publish("orders", "a").await;
     let polled = Polled::of(&connection.response().await);
     assert_eq!(polled.data(), ["a"]);
@@ -354,7 +361,7 @@ async fn a_client_that_talks_while_it_waits_does_not_grow_the_gateway() {
 /// As for a stream: an answer in time, then the end of the process.
 #[tokio::test]
 async fn a_stopped_gateway_answers_who_waits() {
-    let gateway = Gateway::with("drain.timeout", "1s").start().await;
+    let gateway = Gateway::start().await;
     let poller = gateway.poller("orders").await;
     let waiting = poller.poll(LONG).begin().await;
     gateway.has_places_taken(1).await;
@@ -375,7 +382,8 @@ async fn many_wait_on_one_connection_of_http_2() {
         let request = client.request(2 * number + 1, &target, &[]);
         assert!(client.send(request).await);
     }
-    gateway.has_places_taken(MANY).await;
+    // Each takes its place before it is known from where on it waits.
+    gateway.counts("tidegate_waiting_polls", &[], MANY).await;
     for number in (0..MANY).rev() {
         gateway
             .publish(&format!("t/{number}"), &number.to_string())

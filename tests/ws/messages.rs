@@ -252,13 +252,10 @@ async fn an_event_may_be_larger_than_what_a_client_may_say() {
     assert_eq!(socket.take(1).await, ["\u{1}".repeat(600)]);
 }
 
-fn alive() -> Settings {
-    Gateway::with("stream.keepalive", "200ms")
-}
-
 #[tokio::test]
 async fn silence_is_filled_with_pings_and_who_answers_stays() {
-    let gateway = alive().start().await;
+    // Who stands still for three of them is gone, and this one shall not be.
+    let gateway = Gateway::with("stream.keepalive", "1s").start().await;
     let mut socket = gateway.follow("orders").await;
     let mut pings = 0;
     while pings < 6 {
@@ -274,7 +271,7 @@ async fn silence_is_filled_with_pings_and_who_answers_stays() {
 
 #[tokio::test]
 async fn who_answers_no_ping_is_gone() {
-    let gateway = alive().start().await;
+    let gateway = Gateway::with("stream.keepalive", "200ms").start().await;
     let mut socket = gateway.follow("orders").await;
     socket.answers_pings = false;
     let mut pings = 0;

@@ -51,7 +51,8 @@ async fn others_get_their_events_while_one_does_not_read() {
 /// Closed after `stream.write_timeout` without progress; it comes back with its cursor, and has lost nothing.
 #[tokio::test]
 async fn a_reader_that_does_not_read_is_closed_and_can_resume() {
-    let gateway = Gateway::with("stream.write_timeout", "1s").start().await;
+    // Who comes back has to read for as long as that, too.
+    let gateway = Gateway::with("stream.write_timeout", "2s").start().await;
     let mut stuck = gateway.ws("topic=orders").narrow().open().await;
     gateway.has_places_taken(1).await;
     publish(&gateway, large_events()).await;
@@ -163,7 +164,7 @@ fn open_to_all() -> Settings {
 #[tokio::test]
 async fn a_place_comes_back_however_a_client_leaves() {
     let gateway = open_to_all()
-        .with("stream.keepalive", "300ms")
+        .with("stream.keepalive", "1s")
         .with("limits.connections", 1)
         .start()
         .await;

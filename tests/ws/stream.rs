@@ -385,7 +385,7 @@ async fn live_is_said_once_after_every_start_but_now() {
 /// While a topic is quiet its cursor is moved by the others, so it never ages out while its owner is connected.
 #[tokio::test]
 async fn a_quiet_topic_gets_checkpoints() {
-    let gateway = Gateway::with("stream.keepalive", "200ms")
+    let gateway = Gateway::with("stream.keepalive", "1s")
         .with("retention.events", 5)
         .start()
         .await;
@@ -480,7 +480,9 @@ async fn a_long_replay_comes_whole() {
         .start()
         .await;
     let cursor = gateway.follow("orders").await.cursor();
-    gateway.publish_lines("orders", numbers(0..EVENTS)).await;
+    for piece in numbers(0..EVENTS).chunks(2_000) {
+        gateway.publish_lines("orders", piece).await;
+    }
     let mut socket = gateway.follow_after("orders", cursor).await;
     assert_eq!(socket.replay(), "complete");
     for number in 0..EVENTS {
