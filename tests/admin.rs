@@ -116,7 +116,16 @@ async fn connections_are_listed_with_where_they_are() {
     let mut ids = [connection(&orders), connection(&other)];
     ids.sort_unstable();
     assert_eq!(listed(&all, "connections", "id"), ids);
-    let of_topic = json(&gateway, "/admin/connections?topic=stock").await;
+    // A stream that has no turn within the time of a survey is listed with what it last said.
+    let of_topic = eventually("the stream to say where it is", async || {
+        let of_topic = json(&gateway, "/admin/connections?topic=stock").await;
+        if of_topic["connections"][0]["cursor"] == newest.to_string() {
+            Ok(of_topic)
+        } else {
+            Err(of_topic.to_string())
+        }
+    })
+    .await;
     assert_eq!(
         listed(&of_topic, "connections", "id"),
         [connection(&orders)]
@@ -132,7 +141,6 @@ async fn connections_are_listed_with_where_they_are() {
         .collect();
     topics.sort_unstable();
     assert_eq!(topics, ["orders", "stock"], "{one}");
-    assert_eq!(one["cursor"], newest.to_string(), "{one}");
     assert_eq!(one["lag"], json!({ "events": 0, "ms": 0 }), "{one}");
     for time in ["opened", "last_write"] {
         let text = one[time].as_str().unwrap_or_default();
