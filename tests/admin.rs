@@ -302,7 +302,7 @@ async fn the_log_level_changes_while_it_runs() {
 
 #[tokio::test]
 async fn a_drain_is_asked_for_and_is_that_of_a_signal() {
-    let mut gateway = Gateway::with("drain.timeout", "2s").start().await;
+    let mut gateway = Gateway::with("drain.timeout", "20s").start().await;
     let mut reader = gateway.subscribe("orders").await;
     let answer = gateway.ask_admin(method("POST", "/admin/drain")).await;
     assert_eq!(answer.status(), 202, "{answer:?}");
