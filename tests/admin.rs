@@ -116,7 +116,16 @@ async fn connections_are_listed_with_where_they_are() {
     let mut ids = [connection(&orders), connection(&other)];
     ids.sort_unstable();
     assert_eq!(listed(&all, "connections", "id"), ids);
-    let of_topic = json(&gateway, "/admin/connections?topic=stock").await;
+    // A stream that has no turn within the time of a survey is listed with what it last said.
+    let of_topic = eventually("the stream to say where it is", async || {
+        let of_topic = json(&gateway, "/admin/connections?topic=stock").await;
+        if of_topic["connections"][0]["cursor"] == newest.to_string() {
+            Ok(of_topic)
+        } else {
+            Err(of_topic.to_string())
+        }
+    })
+    .await;
     assert_eq!(
         listed(&of_topic, "connections", "id"),
         [connection(&orders)]
@@ -132,7 +141,6 @@ async fn connections_are_listed_with_where_they_are() {
         .collect();
     topics.sort_unstable();
     assert_eq!(topics, ["orders", "stock"], "{one}");
-    assert_eq!(one["cursor"], newest.to_string(), "{one}");
     assert_eq!(one["lag"], json!({ "events": 0, "ms": 0 }), "{one}");
     for time in ["opened", "last_write"] {
         let text = one[time].as_str().unwrap_or_default();
@@ -294,7 +302,7 @@ async fn the_log_level_changes_while_it_runs() {
 
 #[tokio::test]
 async fn a_drain_is_asked_for_and_is_that_of_a_signal() {
-    let mut gateway = Gateway::with("drain.timeout", "2s").start().await;
+    let mut gateway = Gateway::with("drain.timeout", "20s").start().await;
     let mut reader = gateway.subscribe("orders").await;
     let answer = gateway.ask_admin(method("POST", "/admin/drain")).await;
     assert_eq!(answer.status(), 202, "{answer:?}");
@@ -320,7 +328,8 @@ async fn why_a_client_did_not_get_an_event_is_answered() {
     let stuck = gateway.events("topic=orders").narrow().open().await;
     let _other = gateway.subscribe("other").await;
     drop(closed);
-    gateway.has_open_streams(3).await;
+    // Its place is the last that it gives back: by then it is among those that have ended.
+    gateway.has_places_taken(3).await;
     // Enough that a reader that does not read cannot have taken it all.
     let large = "x".repeat(60_000);
     gateway.publish_lines("orders", vec![&large; 150]).await;

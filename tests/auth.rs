@@ -5,7 +5,7 @@ mod signed;
 
 use serde_json::json;
 
-use crate::support::{Gateway, Request, Settings};
+use crate::support::{Gateway, Request, Settings, eventually};
 
 /// Three who have a token, and what they may do.
 const TOKENS: &str = r#"
@@ -400,7 +400,7 @@ async fn failures_and_denials_are_audited_and_no_credential_is_in_any_line() {
         .logged(&[("target", "audit"), ("request_id", "denied")])
         .await;
     assert_eq!(denied["subject"], "page", "{denied}");
-    for request in [
+    let last = [
         stream("stock").bearer(WRONG),
         stream("stock").bearer(EVERYTHING),
         stream("stock").header("Cookie", &format!("tidegate={SHOP}")),
@@ -408,12 +408,19 @@ async fn failures_and_denials_are_audited_and_no_credential_is_in_any_line() {
         Request::get(&format!("/nowhere?access_token={EVERYTHING}")),
         Request::get(&format!("/events?topics=a&access_token={EVERYTHING}")),
         Request::new("BREW", &format!("/events?access_token={EVERYTHING}")),
-    ] {
+    ];
+    let count = last.len();
+    for request in last {
         gateway.ask(request.header("X-Request-Id", "last")).await;
     }
-    gateway
-        .logged(&[("target", "access"), ("request_id", "last")])
-        .await;
+    eventually("a line of each", async || {
+        let fields = [("target", "access"), ("request_id", "last")];
+        match gateway.times_logged(&fields) {
+            times if times == count => Ok(()),
+            times => Err(times.to_string()),
+        }
+    })
+    .await;
     let said = gateway.said();
     for secret in [SHOP, PAGE, EVERYTHING, WRONG] {
         assert!(!said.contains(secret), "{secret} in\n{said}");

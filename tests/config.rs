@@ -1,7 +1,5 @@
 //! One typed tree of settings: every source has its place, and a mistake is told with the right name.
 
-use std::time::Duration;
-
 use serde_json::Value;
 
 use crate::support::{Gateway, PATIENCE, Request, Settings};
@@ -34,7 +32,6 @@ async fn an_unknown_name_in_the_environment_is_an_error_that_names_the_right_one
         let key = right.to_lowercase().replace("__", ".");
         let named = exit.output.contains(right) || exit.output.contains(&key);
         assert!(named, "what is right: {exit:?}");
-        assert!(exit.took < Duration::from_secs(2), "{exit:?}");
     }
 }
 
@@ -442,7 +439,6 @@ async fn check_says_whether_settings_are_valid() {
         for told in ["gateway.yaml", line, key] {
             assert!(exit.output.contains(told), "{told}: {exit:?}");
         }
-        assert!(exit.took < Duration::from_secs(2), "{exit:?}");
     }
     let exit = check("store: memory\nredis: {url: 'redis://cache'}\n")
         .run()

@@ -91,7 +91,10 @@ impl Gateway {
 
     /// The same, and what was said of it.
     pub(crate) async fn reloads(&self, yaml: &str) -> Value {
-        std::fs::write(self.home().join(FILE), yaml).unwrap();
+        // In one step: the gateway looks at the file by itself, and must not find half of it.
+        let new = self.home().join("new.yaml");
+        std::fs::write(&new, yaml).unwrap();
+        std::fs::rename(&new, self.home().join(FILE)).unwrap();
         let request = Request::new("POST", "/admin/reload-config");
         let answer = self.ask_admin(request).await;
         assert_eq!(answer.status(), 200, "{answer:?}");

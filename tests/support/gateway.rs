@@ -460,8 +460,9 @@ impl Gateway {
         let mut connection = self.connect().await;
         let request = Request::ndjson(body);
         let what = format!("{count} events to be stored");
-        let answer = within_time(Duration::from_secs(20), what, async {
-            connection.send(request.bytes(self.public)).await;
+        let answer = within_time(Duration::from_mins(1), what, async {
+            let bytes = request.bytes(self.public);
+            connection.try_send_patiently(bytes).await.unwrap();
             connection.patient_response().await
         })
         .await;
