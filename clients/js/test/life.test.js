@@ -41,7 +41,7 @@ test('what was learned of a proxy outlives a page that stands still', async (t) 
   const gateway = await Gateway.start(t);
   const window = openWindow(t);
   gateway.faults.events = () => true;
-  const { transport, opened } = follow(t, `${gateway.url}/events?topic=a`, { transports: ['fetch', 'poll'], firstFrameMs: 300 });
+  const { transport, opened } = follow(t, `${gateway.url}/events?topic=a`, { transports: ['fetch', 'poll'], firstFrameMs: 2_000 });
   await transport('poll');
   const asked = gateway.count('events');
   window.page('freeze');
