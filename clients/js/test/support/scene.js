@@ -24,6 +24,26 @@ export async function until(what, condition, seen = () => '') {
   }
 }
 
+/**
+ * How long each timer was set for, in order, from now to the end of the test; chance draws the middle of every range. What a
+ * client asks for is not what a busy machine makes of it.
+ */
+export function watchTimers(test) {
+  const { setTimeout } = globalThis;
+  const { random } = Math;
+  const asked = [];
+  globalThis.setTimeout = (act, ms, ...more) => {
+    asked.push(ms);
+    return setTimeout(act, ms, ...more);
+  };
+  Math.random = () => 0.5;
+  test.after(() => {
+    globalThis.setTimeout = setTimeout;
+    Math.random = random;
+  });
+  return asked;
+}
+
 /** A source that writes down what it tells: `told` (`{ type, ... }`), `data` of the events. */
 export function follow(test, url, options = {}, types = []) {
   const source = new TidegateSource(url, { ...QUICK, ...options });
