@@ -7,6 +7,7 @@ import { connect, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { freePort } from '../../../../tests/browser/support/ports.js';
 import { until } from './scene.js';
 
 const ROOT = fileURLToPath(new URL('../../../..', import.meta.url));
@@ -14,14 +15,6 @@ const ROOT = fileURLToPath(new URL('../../../..', import.meta.url));
 /** `TIDEGATE_BIN`, or what cargo has built; undefined where there is none. */
 export const binary =
   process.env.TIDEGATE_BIN ?? ['debug', 'release'].map((profile) => path.join(ROOT, 'target', profile, 'tidegate')).find((file) => existsSync(file));
-
-const freePort = () =>
-  new Promise((resolve) => {
-    const server = createServer().listen(0, '127.0.0.1', () => {
-      const { port } = server.address();
-      server.close(() => resolve(port));
-    });
-  });
 
 export const SECRET = 'a secret of at least thirty-two bytes';
 
