@@ -93,7 +93,8 @@ for (const transport of TRANSPORTS) {
   });
 
   test(`${transport}: a token that expires is renewed, in place where that can be`, async (t) => {
-    const gateway = await RealGateway.start(t, { ...AUTH, TIDEGATE_AUTH__EXPIRY_NOTICE: '3s' });
+    // Time for a slow machine, both to come with the first token and to renew it.
+    const gateway = await RealGateway.start(t, { ...AUTH, TIDEGATE_AUTH__EXPIRY_NOTICE: '5s' });
     gateway.authorization = `Bearer ${token()}`;
     const reasons = [];
     // Tickets are made of tokens by whoever has them; EventSource gets them from the page.
@@ -101,7 +102,7 @@ for (const transport of TRANSPORTS) {
       const headers = { Authorization: `Bearer ${token({}, 60)}` };
       return (await (await fetch(`${gateway.url}/ticket`, { method: 'POST', headers })).json()).ticket;
     };
-    const credentials = transport === 'sse' ? { ticket } : { token: async ({ reason }) => token({}, reasons.push(reason) === 1 ? 4 : 60) };
+    const credentials = transport === 'sse' ? { ticket } : { token: async ({ reason }) => token({}, reasons.push(reason) === 1 ? 7 : 60) };
     const { source, opened, got, data, of } = follow(t, `${gateway.url}/events?topic=a`, { env, transports: [transport], ...credentials });
     await opened();
     await gateway.publish(1);
@@ -109,7 +110,7 @@ for (const transport of TRANSPORTS) {
     if (transport === 'fetch' || transport === 'ws') {
       await until('the notice', () => of('expiring').length);
       assert.ok(of('expiring')[0].inMs > 0);
-      await pause(5_000);
+      await pause(6_500); // beyond the end of the first token
       assert.equal(of('open').length, 1, 'the same connection');
       assert.deepEqual(reasons, ['connect', 'expiring']);
     } else if (transport === 'poll') await until('a new token', () => reasons.length === 2);

@@ -4,7 +4,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { Gateway } from './support/gateway.js';
 import { follow, pause, until } from './support/scene.js';
-import { createLocks, createStorage, openWindow } from './support/window.js';
+import { createChannels, createLocks, createStorage, openWindow } from './support/window.js';
 
 let scenes = 0;
 
@@ -167,12 +167,14 @@ test('the leader goes without a word: what its messages did not bring comes from
 
 test('a new leader resumes from the earliest cursor of all tabs', async (t) => {
   const { gateway, open, locks, name } = await origin(t);
+  // A new leader waits for answers for no longer than they usually take.
+  const env = { BroadcastChannel: createChannels() };
   let crash;
   locks.request(name, { signal: undefined }, () => new Promise((resolve) => (crash = resolve)));
-  const channel = new BroadcastChannel(name);
+  const channel = new env.BroadcastChannel(name);
   t.after(() => channel.close());
   const start = gateway.head;
-  const tabs = [open(), open()];
+  const tabs = [open({ env }), open({ env })];
   await pause(50);
   channel.postMessage({ type: 'open', replay: 'none', transport: 'fetch', prev: start, cursor: start });
   for (const tab of tabs) await tab.opened();

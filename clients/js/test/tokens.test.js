@@ -24,6 +24,7 @@ test('headers and a token go with every request of fetch, a function is asked fo
     gateway.cut();
     await opened(2);
     source.close();
+    await until('no stream', () => gateway.streams.size === 0);
     const seen = of(gateway, route).map(({ headers }) => [headers.authorization, headers['x-tenant']]);
     assert.deepEqual(seen, seen.map((_, index) => ['Bearer secret', `${index + 1}`]));
   }
@@ -64,6 +65,8 @@ for (const [transport, route] of [['fetch', 'events'], ['poll', 'poll']]) {
     await opened();
     gateway.publish(1);
     await got(1);
+    // Between two polls there is nothing to cut.
+    await until('a waiting stream', () => gateway.streams.size);
     gateway.cut();
     await opened(2);
     assert.deepEqual(reasons, ['connect']);

@@ -9,7 +9,8 @@ import { token, wantsTokens } from '../support/token.js';
 import { sleep, until } from '../support/until.js';
 import { WAYS, requests } from '../support/ways.js';
 
-const SHORT_S = 5;
+// Long enough for a slow machine to open a stream with it.
+const SHORT_S = 8;
 const LONG_S = 600;
 const CUTS = 3;
 

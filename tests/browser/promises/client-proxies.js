@@ -11,6 +11,8 @@ import { token, wantsTokens } from '../support/token.js';
 
 // How long the client may take to give up on a transport, and how long to try a better one again.
 const FALLS_BACK_MS = 60_000;
+// A page that stands still for a moment must not take what passes for held back: only much later would it try that again.
+const FIRST_FRAME_MS = 4_000;
 
 const behind = (besides) => (itself) => ({ ...behindNginx, TIDEGATE_CORS__ORIGINS: itself, ...besides });
 // With keepalives out of the way nothing but time tells that a stream is held back.
@@ -41,7 +43,7 @@ export default function clientProxies(world, test) {
           // What is published while it tries one transport after another belongs to the page, too: it begins at a cursor.
           const { id: begin } = await gateway.publish({ topic: 'orders', data: 'the last one that it has seen' });
           const publisher = new Publisher([gateway], { every: 50 });
-          await page.follow(eventsUrl('orders'), { firstFrameMs: 1_500, lastEventId: begin, ...(signed && { provide: ['token'] }) });
+          await page.follow(eventsUrl('orders'), { firstFrameMs: FIRST_FRAME_MS, lastEventId: begin, ...(signed && { provide: ['token'] }) });
           await page.until(expected, ({ transport, opens }) => transport === expected && opens.length > 0, { within: FALLS_BACK_MS });
           await publisher.more(10);
           await page.receivedAll(await publisher.end());

@@ -1,7 +1,7 @@
 // The console: what it shows is what was published and what was told, to everybody, and it lets nothing in from elsewhere.
 
 import assert from 'node:assert/strict';
-import { execFile } from 'node:child_process';
+import { execFile, spawn } from 'node:child_process';
 import { promisify } from 'node:util';
 import { consoleScene } from '../support/console.js';
 import { token, wantsTokens } from '../support/token.js';
@@ -310,10 +310,15 @@ export default function theConsole(world, each) {
       await ui.shows('received', '1');
       assert.deepEqual((await ui.events()).map(({ topic, type, data }) => [topic, type, data]), [["it's", 'created', `it's "quoted" $HOME \\n`]]);
 
-      const follow = run('sh', ['-c', `exec ${(await snippet('follow')).replace('curl -N', 'curl -sN --max-time 2')}`], { env: { PATH: process.env.PATH } });
-      const followed = await follow.catch((error) => error); // curl says that its time was over
-      assert.match(followed.stdout, /event: \$open\ndata: .*"topics":\["orders\/eu","it's"\]/);
-      assert.match(followed.stdout, /event: created\n/);
+      const follow = spawn('sh', ['-c', `exec ${(await snippet('follow')).replace('curl -N', 'curl -sN --max-time 60')}`], { env: { PATH: process.env.PATH }, stdio: ['ignore', 'pipe', 'ignore'] });
+      let followed = '';
+      follow.stdout.on('data', (text) => (followed += text));
+      try {
+        await until('curl to get the event', () => /event: created\n/.test(followed), { seen: () => followed });
+      } finally {
+        follow.kill();
+      }
+      assert.match(followed, /event: \$open\ndata: .*"topics":\["orders\/eu","it's"\]/);
 
       // What a page would run, in a page: the driver may, the policy stands.
       for (const kind of ['eventsource', 'source']) {

@@ -10,7 +10,7 @@ import { Child } from './child.js';
 import { freePort } from './ports.js';
 
 const CONFIGURATION = new URL('../../../nginx/nginx.conf', import.meta.url);
-const READY_MS = 10_000;
+const READY_MS = 20_000;
 const END_MS = 10_000;
 // After a reload the old worker cuts its streams when this is over.
 const SHUTDOWN_MS = 300;

@@ -127,6 +127,12 @@ export class Proxy {
     for (const client of this.#clients) if (!this.#held.includes(client)) client.destroy();
   }
 
+  /** As `cut`, but every stream ends as by a server that has no more to say: a browser reads all that came before that. */
+  finish() {
+    for (const connection of this.#connections) connection.finish();
+    for (const client of this.#clients) if (!client.writableEnded && !this.#held.includes(client)) client.destroy();
+  }
+
   /** From now on ends each new connection at once, until `comeBack`. */
   refuse() {
     this.#away = (client) => {
@@ -217,6 +223,7 @@ class Connection {
   #gateway;
   #pending = []; // exchanges whose response has not begun
   #current = undefined;
+  #responses;
   #ended = false;
 
   constructor(client, gateway, proxy) {
@@ -258,6 +265,7 @@ class Connection {
         cutDue = proxy.isCutDue(this.#current);
       },
     });
+    this.#responses = responses;
     gateway.on('data', (bytes) => {
       for (let at = 0; at < bytes.length; at += 1) {
         responses.byte(bytes[at]);
@@ -305,6 +313,14 @@ class Connection {
       socket.on('data', () => {});
       socket.resume();
     }
+  }
+
+  /** Ends a stream with its last chunk; where there is none, nothing is left to say. */
+  finish() {
+    for (const socket of [this.#client, this.#gateway]) socket.removeAllListeners('data');
+    this.#gateway.destroy();
+    this.#client.end(this.#responses.betweenChunks ? '0\r\n\r\n' : '');
+    this.#client.resume();
   }
 
   destroy() {

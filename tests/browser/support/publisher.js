@@ -2,6 +2,9 @@
 
 import { sleep, until } from './until.js';
 
+// A drain, and the start of the next gateway, on a busy machine.
+const ACKNOWLEDGED_MS = 60_000;
+
 /** Publishes one event after another until `end()`, to the first of `gateways`; repeats under its key what was not acknowledged. */
 export class Publisher {
   /** What was acknowledged, `{id, topic, type, data}`, in order. */
@@ -46,9 +49,10 @@ export class Publisher {
   }
 
   #acknowledged(event) {
-    return until('a publish to be acknowledged', async () => {
+    const publish = async () => {
       const { status, body } = await this.gateways[0].tryPublish(event).catch(() => ({}));
       return status === 200 && body.id;
-    });
+    };
+    return until('a publish to be acknowledged', publish, { within: ACKNOWLEDGED_MS });
   }
 }

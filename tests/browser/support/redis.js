@@ -7,7 +7,7 @@ import path from 'node:path';
 import { Child } from './child.js';
 import { freePort } from './ports.js';
 
-const READY_MS = 15_000;
+const READY_MS = 20_000;
 const END_MS = 5_000;
 
 export class RedisServer {

@@ -4,11 +4,14 @@ import { createHmac } from 'node:crypto';
 
 const SECRET = 'a secret of these tests, and long enough';
 
+// Long enough for a slow machine to renew a token, or to see what is told and publish, before it is over.
+export const NOTICE_S = 5;
+
 /** A gateway that wants tokens, says early that one expires, and takes the clock at its word. */
 export const wantsTokens = {
   TIDEGATE_AUTH__JWT__SECRET: SECRET,
   TIDEGATE_AUTH__JWT__LEEWAY: '0s',
-  TIDEGATE_AUTH__EXPIRY_NOTICE: '2s',
+  TIDEGATE_AUTH__EXPIRY_NOTICE: `${NOTICE_S}s`,
 };
 
 const EVERYTHING = { subscribe: ['*'], publish: ['*'] };

@@ -54,6 +54,11 @@ export class ResponseReader {
     this.#onBody = onBody;
   }
 
+  /** Whether a body in chunks is under way, and the last chunk of it was whole. */
+  get betweenChunks() {
+    return this.#state === 'chunk size' && this.#line === '';
+  }
+
   byte(byte) {
     switch (this.#state) {
       case 'head':

@@ -7,6 +7,7 @@ import { connect, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { freePort } from '../../../../tests/browser/support/ports.js';
 import { until } from './scene.js';
 
 const ROOT = fileURLToPath(new URL('../../../..', import.meta.url));
@@ -15,20 +16,12 @@ const ROOT = fileURLToPath(new URL('../../../..', import.meta.url));
 export const binary =
   process.env.TIDEGATE_BIN ?? ['debug', 'release'].map((profile) => path.join(ROOT, 'target', profile, 'tidegate')).find((file) => existsSync(file));
 
-const freePort = () =>
-  new Promise((resolve) => {
-    const server = createServer().listen(0, '127.0.0.1', () => {
-      const { port } = server.address();
-      server.close(() => resolve(port));
-    });
-  });
-
 export const SECRET = 'a secret of at least thirty-two bytes';
 
-/** A signed token for `sub`. */
+/** A signed token for `sub`. It lasts for no less than it says: its time is in whole seconds. */
 export function token(claims, lastsSeconds = 60) {
   const part = (value) => Buffer.from(JSON.stringify(value)).toString('base64url');
-  const now = Math.floor(Date.now() / 1_000);
+  const now = Math.ceil(Date.now() / 1_000);
   const body = `${part({ alg: 'HS256', typ: 'JWT' })}.${part({ sub: 'ann', exp: now + lastsSeconds, tidegate: { subscribe: ['*'], publish: ['*'] }, ...claims })}`;
   return `${body}.${createHmac('sha256', SECRET).update(body).digest('base64url')}`;
 }

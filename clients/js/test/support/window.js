@@ -1,4 +1,4 @@
-// What a page has around it: the events of its life, storage, and locks between tabs. Node has none of them.
+// What a page has around it: the events of its life, storage, locks between tabs, and messages. Node has only the last of them.
 
 /** Puts a window and a document in place until the end of the test. */
 export function openWindow(test) {
@@ -28,6 +28,28 @@ export function openWindow(test) {
 export function createStorage() {
   const items = new Map();
   return { items, getItem: (key) => items.get(key) ?? null, setItem: (key, value) => items.set(key, `${value}`) };
+}
+
+/** BroadcastChannel of one origin; a message has come to all others before any timer is over, however busy the machine. */
+export function createChannels() {
+  const open = new Set();
+  return class Channel {
+    onmessage = null;
+    #name;
+    constructor(name) {
+      this.#name = name;
+      open.add(this);
+    }
+    postMessage(message) {
+      for (const other of [...open].filter((one) => one !== this && one.#name === this.#name)) {
+        const data = structuredClone(message);
+        queueMicrotask(() => open.has(other) && other.onmessage?.({ data }));
+      }
+    }
+    close() {
+      open.delete(this);
+    }
+  };
 }
 
 /** navigator.locks of one origin: exclusive locks, in the order of the requests. */
