@@ -254,7 +254,8 @@ async fn a_master_without_the_replicas_that_it_needs_is_a_warning_in_health() {
     redis.command(&needs).await;
     let refused = gateway.post(r#"{"topic":"orders","data":"a"}"#).await;
     assert_eq!(refused.status(), 503, "{refused:?}");
-    eventually("health to warn", async || {
+    // The feed asks how its server is set up every five seconds.
+    eventually_within(4 * PATIENCE, "health to warn", async || {
         let health = gateway.get("/health").await.json();
         let warnings = health["dependencies"]["store"]["warnings"].to_string();
         if warnings.contains("min-replicas-to-write") {

@@ -4,7 +4,7 @@
 use serde_json::json;
 
 use super::{is_back, is_gap, is_healthy, replica, replicas, settings};
-use crate::support::{RedisServer, Request, eventually};
+use crate::support::{PATIENCE, RedisServer, Request, eventually, eventually_within};
 
 const CHANNEL: &str = "tidegate:{0}:ch:orders";
 
@@ -16,7 +16,8 @@ async fn a_server_that_became_a_replica_is_left() {
     let gateway = replica(&redis).await;
     let port = master.port().to_string();
     redis.command(&["REPLICAOF", "127.0.0.1", &port]).await;
-    eventually("health to say so", async || {
+    // The feed looks at its server every five seconds.
+    eventually_within(4 * PATIENCE, "health to say so", async || {
         let answer = gateway.get("/health").await;
         match answer.status() {
             503 if answer.text().contains("replica") => Ok(()),
