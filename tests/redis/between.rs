@@ -208,7 +208,8 @@ async fn without_redis_there_are_errors_and_no_waiting() {
     let secret = a.secret().await.unwrap();
     redis.kill();
     soon("it to be noticed", async || {
-        a.away().then_some(()).ok_or(())
+        let away = (a.away(), fresh.away());
+        (away == (true, true)).then_some(()).ok_or(away)
     })
     .await;
     let begun = Instant::now();

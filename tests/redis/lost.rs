@@ -386,6 +386,10 @@ async fn a_topic_whose_end_was_lost_is_open_again() {
     for gateway in &gateways {
         is_back(gateway).await;
     }
+    // Those that follow another topic, too, are still open: on each replica one, which is told when the loss is known there.
+    for at in [1, 3] {
+        is_told(&mut open[at], "lost").await;
+    }
     let next = gateways[1].publish("orders", "e").await;
     assert!(
         next > id(&ended),
