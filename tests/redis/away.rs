@@ -279,17 +279,18 @@ async fn a_redis_that_comes_and_goes_loses_nothing() {
 #[tokio::test]
 async fn a_publish_that_gets_no_answer_is_repeated_with_its_key_and_stored_once() {
     let redis = durable().await;
-    let gateway = ready(settings(&redis).with("publish.timeout", "500ms")).await;
+    let gateway = ready(settings(&redis).with("publish.timeout", "2s")).await;
     let mut live = gateway.subscribe("orders").await;
     gateway.publish("orders", "before").await;
     let keyed = json!({"topic": "orders", "data": "once", "key": "k"}).to_string();
-    redis.freeze();
+    // What the gateway asks Redis meanwhile gets no answer from here on, and its connection ends with the oldest question.
     let begun = Instant::now();
+    redis.freeze();
     let answer = gateway.post(&keyed).await;
     answer.refuses(504, "store_timeout");
     let took = begun.elapsed();
     assert!(
-        (Duration::from_millis(400)..Duration::from_secs(3)).contains(&took),
+        (Duration::from_millis(1_600)..2 * PATIENCE).contains(&took),
         "{took:?}"
     );
     redis.thaw();
@@ -386,7 +387,8 @@ async fn a_herd_that_returns_while_redis_is_away_is_served() {
 #[tokio::test]
 async fn a_replica_ends_in_time_while_redis_is_away() {
     let mut redis = durable().await;
-    let gateway = ready(settings(&redis).with("drain.timeout", "2s")).await;
+    // Time enough for a machine that is slow: the stream is told before it is cut.
+    let gateway = ready(settings(&redis).with("drain.timeout", "20s")).await;
     let mut reader = gateway.subscribe("orders").await;
     redis.kill();
     notices(&gateway).await;

@@ -18,7 +18,7 @@ use crate::support::{Fsync, PATIENCE, RedisServer, within};
 
 const MINUTE: Duration = Duration::from_mins(1);
 /// How long a command may take.
-const TIMEOUT: Duration = Duration::from_secs(1);
+const TIMEOUT: Duration = Duration::from_secs(3);
 
 fn keep(events: usize) -> Keep {
     let retention = Retention {
