@@ -131,13 +131,16 @@ async fn the_newest_event_stays_however_large_it_is() {
 #[tokio::test]
 async fn what_is_too_old_goes_with_the_next_event() {
     let log = Log::new().await;
+    log.keep(json!({"events": 1_000_000, "age": 60_000})).await;
+    let old = log.publish_all("a", numbers(0..500)).await[499];
+    // Ahead of the clock: it grows no older while the test does.
+    let ahead = EventId::new(old.ms() + 300_000, 0).to_string();
+    log.call("tidegate_raise", &LOG, &[&ahead, ""]).await;
+    log.publish("a", "middle").await;
     log.keep(json!({"events": 1_000_000, "age": 400})).await;
-    log.publish_all("a", numbers(0..500)).await;
-    sleep(Duration::from_millis(300)).await;
-    let middle = log.publish("a", "middle").await;
     eventually("the old events to be too old", async || {
         match log.now_ms().await {
-            now if now > middle.ms() + 150 => Ok(()),
+            now if now > old.ms() + 400 => Ok(()),
             now => Err(now.to_string()),
         }
     })
@@ -156,8 +159,13 @@ async fn an_idle_topic_goes_when_its_age_is_over() {
     let left = log.about("PTTL", "topic:a", &[]).await.integer();
     assert!((55_000..=60_000).contains(&left), "{left}");
     log.keep(json!({"age": 300})).await;
-    let last = log.publish("a", "2").await;
-    let end = log.answer(&event("ended", "x").ending()).await.stored();
+    // In one call: a later one may forget a last id of an earlier one.
+    let both = [
+        event("a", "2").kind("x"),
+        event("ended", "x").kind("x").ending(),
+    ];
+    let both = log.batch(&both).await;
+    let [last, end] = [0, 1].map(|at| both[at].stored());
     eventually("the topics to go", async || {
         match log
             .about("EXISTS", "topic:a", &[&super::key("topic:ended")])
@@ -169,6 +177,8 @@ async fn an_idle_topic_goes_when_its_age_is_over() {
     })
     .await;
     assert_eq!(log.last_of("a").await, Some(last.to_string()));
+    // What is published now stays until it was looked at, and what is known of the others, too.
+    log.keep(json!({"age": 60_000})).await;
     let next = log.publish("a", "3").await;
     let entries = log.entries("a").await;
     assert_eq!((entries[0].id, entries[0].previous()), (next, last));
@@ -241,20 +251,23 @@ async fn last_ids_are_forgotten_after_twice_the_longest_age() {
     let log = Log::new().await;
     log.keep(json!({"age": 100, "rules": [{"prefix": "x", "age": 250}]}))
         .await;
-    let mut newest = EventId::ZERO;
-    for number in 0..6 {
-        let last = event(format!("old/{number}"), "x").ending();
-        log.answer(&last).await.stored();
-        newest = id(log
-            .last_of(&format!("old/{number}"))
-            .await
-            .unwrap()
-            .split(' ')
-            .nth(1)
-            .unwrap());
+    // In one call: a later one may forget what an earlier one wrote.
+    let old: Vec<_> = (0..6)
+        .map(|number| event(format!("old/{number}"), "x").kind("x").ending())
+        .collect();
+    for answer in log.batch(&old).await {
+        answer.stored();
     }
+    let newest = id(log
+        .last_of("old/5")
+        .await
+        .unwrap()
+        .split(' ')
+        .nth(1)
+        .unwrap());
     assert_eq!(log.meta("horizon").await, log.meta("born").await);
-    let due = newest.ms() + 500;
+    // Older than 500 ms.
+    let due = newest.ms() + 501;
     loop {
         let now = log.publish("busy", "x").await;
         if now.ms() >= due {
@@ -284,6 +297,7 @@ async fn last_ids_are_forgotten_after_twice_the_longest_age() {
     let (said, _) = log.position("old/1").await;
     assert_eq!(said[2], newest);
     // Whoever has seen everything up to there has seen what may have been forgotten.
+    log.keep(json!({"age": 60_000})).await;
     let first = log.publish("old/2", "again").await;
     let entries = log.entries("old/2").await;
     assert_eq!((entries[0].id, entries[0].previous()), (first, newest));

@@ -9,7 +9,8 @@ use tokio::time::{Instant, sleep};
 
 use super::{is_back, ready, replica, settings};
 use crate::support::{
-    Fsync, Gateway, RedisServer, Request, Subscriber, eventually, freeze, id, numbers, within,
+    Fsync, Gateway, PATIENCE, RedisServer, Request, Subscriber, eventually, freeze, id, numbers,
+    within,
 };
 
 /// Longer than it takes a gateway to notice.
@@ -47,13 +48,16 @@ async fn notices(gateway: &Gateway) -> String {
 /// Waits for signs of life of an open stream.
 async fn lives(reader: &mut Subscriber) {
     let until = Instant::now() + A_MOMENT;
-    let mut signs = 0;
-    while Instant::now() < until {
-        let before = reader.raw.len();
+    // What came before that.
+    reader.stays_silent().await;
+    let before = reader.raw.len();
+    while Instant::now() < until || reader.raw.len() == before {
+        assert!(
+            Instant::now() < until + PATIENCE,
+            "an open stream shows that it lives"
+        );
         reader.stays_silent().await;
-        signs += usize::from(reader.raw.len() > before);
     }
-    assert!(signs > 0, "an open stream shows that it lives");
 }
 
 #[tokio::test]
@@ -112,7 +116,7 @@ async fn health_says_why_and_the_replica_stays_ready() {
 #[tokio::test]
 async fn publishing_is_refused_with_the_time_to_come_back() {
     let mut redis = durable().await;
-    let gateway = replica(&redis).await;
+    let gateway = ready(settings(&redis).with("publish.timeout", "1m")).await;
     gateway.publish("orders", "before").await;
     redis.kill();
     notices(&gateway).await;
@@ -123,8 +127,8 @@ async fn publishing_is_refused_with_the_time_to_come_back() {
         let pause: u64 = answer.header("retry-after").unwrap().parse().unwrap();
         assert!((1..=60).contains(&pause), "{answer:?}");
         assert!(
-            begun.elapsed() < Duration::from_secs(2),
-            "at once: {:?}",
+            begun.elapsed() < PATIENCE,
+            "at once, and not after a minute: {:?}",
             begun.elapsed()
         );
     }
@@ -275,17 +279,18 @@ async fn a_redis_that_comes_and_goes_loses_nothing() {
 #[tokio::test]
 async fn a_publish_that_gets_no_answer_is_repeated_with_its_key_and_stored_once() {
     let redis = durable().await;
-    let gateway = ready(settings(&redis).with("publish.timeout", "500ms")).await;
+    let gateway = ready(settings(&redis).with("publish.timeout", "2s")).await;
     let mut live = gateway.subscribe("orders").await;
     gateway.publish("orders", "before").await;
     let keyed = json!({"topic": "orders", "data": "once", "key": "k"}).to_string();
-    redis.freeze();
+    // What the gateway asks Redis meanwhile gets no answer from here on, and its connection ends with the oldest question.
     let begun = Instant::now();
+    redis.freeze();
     let answer = gateway.post(&keyed).await;
     answer.refuses(504, "store_timeout");
     let took = begun.elapsed();
     assert!(
-        (Duration::from_millis(400)..Duration::from_secs(3)).contains(&took),
+        (Duration::from_millis(1_600)..2 * PATIENCE).contains(&took),
         "{took:?}"
     );
     redis.thaw();
@@ -382,7 +387,8 @@ async fn a_herd_that_returns_while_redis_is_away_is_served() {
 #[tokio::test]
 async fn a_replica_ends_in_time_while_redis_is_away() {
     let mut redis = durable().await;
-    let gateway = ready(settings(&redis).with("drain.timeout", "2s")).await;
+    // Time enough for a machine that is slow: the stream is told before it is cut.
+    let gateway = ready(settings(&redis).with("drain.timeout", "20s")).await;
     let mut reader = gateway.subscribe("orders").await;
     redis.kill();
     notices(&gateway).await;

@@ -251,9 +251,10 @@ async fn with_wait_replicas_an_event_is_acknowledged_when_a_replica_has_it() {
     let copy = RedisServer::settings().replica_of(&master).start().await;
     let settings = settings(&master)
         .with("redis.wait_replicas", 1)
-        .with("publish.timeout", "1s");
+        .with("publish.timeout", "3s");
     let gateway = ready(settings).await;
     let first = json!({"topic": "orders", "data": "first", "key": "first"}).to_string();
+    master.is_copied().await;
     eventually("the replica to follow its master", async || {
         match gateway.post(&first).await {
             answer if answer.status() == 200 => Ok(()),
@@ -385,6 +386,10 @@ async fn a_topic_whose_end_was_lost_is_open_again() {
     redis.restore(&old).await;
     for gateway in &gateways {
         is_back(gateway).await;
+    }
+    // Those that follow another topic, too, are still open: on each replica one, which is told when the loss is known there.
+    for at in [1, 3] {
+        is_told(&mut open[at], "lost").await;
     }
     let next = gateways[1].publish("orders", "e").await;
     assert!(

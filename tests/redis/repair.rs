@@ -4,7 +4,7 @@
 use serde_json::json;
 
 use super::{is_back, is_gap, is_healthy, replica, replicas, settings};
-use crate::support::{RedisServer, Request, eventually};
+use crate::support::{PATIENCE, RedisServer, Request, eventually, eventually_within};
 
 const CHANNEL: &str = "tidegate:{0}:ch:orders";
 
@@ -16,7 +16,8 @@ async fn a_server_that_became_a_replica_is_left() {
     let gateway = replica(&redis).await;
     let port = master.port().to_string();
     redis.command(&["REPLICAOF", "127.0.0.1", &port]).await;
-    eventually("health to say so", async || {
+    // The feed looks at its server every five seconds.
+    eventually_within(4 * PATIENCE, "health to say so", async || {
         let answer = gateway.get("/health").await;
         match answer.status() {
             503 if answer.text().contains("replica") => Ok(()),
@@ -97,12 +98,13 @@ async fn a_message_from_the_far_future_is_passed_over() {
     let first = gateway.publish("orders", "1").await;
     let forged = format!("99999999999999-0 {first} e message\nforged");
     redis.command(&["SPUBLISH", CHANNEL, &forged]).await;
+    let skipped = "tidegate_store_entries_skipped_total";
+    gateway.counts(skipped, &[], 1).await;
     redis.command(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
     gateway.publish("orders", "2").await;
     assert_eq!(reader.take(2).await, ["1", "2"]);
     is_healthy(&gateway).await;
-    let skipped = gateway.metric("tidegate_store_entries_skipped_total").await;
-    assert_eq!(skipped, Some(1.0));
+    assert_eq!(gateway.metric(skipped).await, Some(1.0));
 }
 
 /// A topic that was given up while Redis was away used to hold up every other one for ever: its join was never answered.

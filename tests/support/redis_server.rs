@@ -21,11 +21,14 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::{PATIENCE, eventually, within};
+use super::{PATIENCE, eventually_within, within};
 
 /// Where ports are looked for: below those that a system gives to outgoing connections. While Redis is down nobody else gets
 /// its port then, and a client that tries to come back cannot meet itself on it.
 const PORTS: std::ops::Range<u16> = 15_000..32_000;
+
+/// How long a process may take to begin, to end, and to copy another one: many are started at once.
+const STARTING: Duration = PATIENCE.saturating_mul(4);
 
 /// When the file of commands is brought to the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -273,15 +276,26 @@ impl RedisServer {
                 return Err(self.log());
             }
             let answer = self.try_command(&["PING"]).await;
-            if matches!(&answer, Ok(Value::Status(pong)) if pong == "PONG") {
+            let answers = matches!(&answer, Ok(Value::Status(pong)) if pong == "PONG");
+            if answers && self.is_itself().await {
                 return Ok(());
             }
             assert!(
-                begun.elapsed() < PATIENCE,
-                "waited {PATIENCE:?} for redis-server to answer, saw {answer:?}"
+                begun.elapsed() < STARTING,
+                "waited {STARTING:?} for redis-server to answer, saw {answer:?}"
             );
             sleep(Duration::from_millis(10)).await;
         }
+    }
+
+    /// Whether it is this process that answers: another server may have taken the port since it was found free.
+    async fn is_itself(&self) -> bool {
+        let about = self.try_command(&["INFO", "server"]).await;
+        let Ok(about @ Value::Bulk(_)) = about else {
+            return false;
+        };
+        let pid = self.child.as_ref().map(|child| child.id().to_string());
+        about.fields().get("process_id") == pid.as_ref()
     }
 
     /// Whether there is no process any more.
@@ -352,8 +366,8 @@ impl RedisServer {
         let begun = Instant::now();
         while !self.ended() {
             assert!(
-                begun.elapsed() < PATIENCE,
-                "waited {PATIENCE:?} for redis-server to end"
+                begun.elapsed() < STARTING,
+                "waited {STARTING:?} for redis-server to end"
             );
             sleep(Duration::from_millis(10)).await;
         }
@@ -400,7 +414,7 @@ impl RedisServer {
     pub(crate) async fn is_copied(&self) {
         let info = async || self.command(&["INFO", "replication"]).await.fields();
         let wanted: u64 = info().await["master_repl_offset"].parse().unwrap();
-        eventually("the replicas to have it all", async || {
+        eventually_within(STARTING, "the replicas to have it all", async || {
             let info = info().await;
             let replicas = info
                 .iter()
@@ -685,8 +699,8 @@ impl Display for Value {
 }
 
 mod tests {
-    use super::{Fsync, RedisServer, Value};
-    use crate::support::{SILENCE, eventually};
+    use super::{Fsync, RedisServer, STARTING, Value};
+    use crate::support::{SILENCE, eventually_within};
 
     #[tokio::test]
     async fn a_server_answers_and_forgets_everything_when_it_is_killed() {
@@ -775,7 +789,7 @@ mod tests {
         let master = RedisServer::start().await;
         let copy = RedisServer::settings().replica_of(&master).start().await;
         master.command(&["SET", "a", "1"]).await;
-        eventually("the replica to follow", async || {
+        eventually_within(STARTING, "the replica to follow", async || {
             match copy.command(&["GET", "a"]).await {
                 Value::Bulk(one) if one == b"1" => Ok(()),
                 other => Err(other.to_string()),

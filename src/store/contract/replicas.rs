@@ -5,7 +5,7 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 use futures_util::future::join_all;
 use tokio::time;
 
-use super::{Home, LONG, Opened, event, everything, keep_all, topic};
+use super::{AGE, Home, LONG, Opened, event, everything, keep_all, topic};
 use crate::{
     event::EventId,
     log::{Retention, RetentionRule, RetentionRules},
@@ -64,7 +64,7 @@ pub async fn a_claim_has_one_winner(home: &dyn Home) {
 pub async fn a_claim_is_free_again_after_its_time(home: &dyn Home) {
     let opened = home.open(everything(), None).await;
     let other = home.replica(&opened).await;
-    let short = Duration::from_millis(300);
+    let short = AGE;
     assert_eq!(opened.store.claim("a", short).await, Ok(true));
     assert_eq!(
         opened.store.claim("long", Duration::from_mins(1)).await,
