@@ -147,14 +147,15 @@ async fn serve(reloader: Reloader, logs: &Logs) -> anyhow::Result<()> {
         () = drain(&app, &connections) => true,
         () = wait(&mut signals) => false,
     };
+    stop.cancel();
+    background.close();
+    let _ = tokio::time::timeout(Duration::from_millis(500), background.wait()).await;
+    // After its last sign of life, which would list it again.
     let _ = tokio::time::timeout(
         Duration::from_millis(500),
         app.hub.store().retire(app.replica()),
     )
     .await;
-    stop.cancel();
-    background.close();
-    let _ = tokio::time::timeout(Duration::from_millis(500), background.wait()).await;
     let _ = tokio::time::timeout(Duration::from_millis(500), app.hub.stop()).await;
     tracing::info!(drained, "exit");
     // Taking a large log apart event by event takes seconds, and the kernel does it better.
