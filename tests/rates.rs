@@ -263,7 +263,7 @@ async fn a_hundred_streams_of_one_address_come_back_at_once() {
         assert!(refused.is_empty(), "round {round}: {refused:?}");
         gateway.has_open_streams(100).await;
         drop(all);
-        gateway.has_open_streams(0).await;
+        gateway.has_places_taken(0).await;
     }
 }
 

@@ -493,7 +493,7 @@ async fn the_room_of_a_stream_that_has_left_is_free_again() {
         answer.refuses(503, "connection_limit");
     }
     drop(leaves);
-    gateway.has_open_streams(1).await;
+    gateway.has_places_taken(1).await;
     let mut newcomer = gateway.subscribe("orders").await;
     gateway
         .get("/events?topic=orders")
@@ -532,7 +532,8 @@ async fn no_room_is_leaked() {
         .await;
         assert!(reader.text().contains("$end"));
     }
-    gateway.has_open_streams(0).await;
+    gateway.has_seen_all_leave().await;
+    gateway.has_places_taken(0).await;
     let _both = [gateway.subscribe("a").await, gateway.subscribe("b").await];
 }
 

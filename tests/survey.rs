@@ -184,6 +184,8 @@ async fn a_stream_that_is_closed_ends_politely_and_comes_back_where_it_was() {
         }
     })
     .await;
+    // It is not listed any more before it is remembered.
+    gateway.has_places_taken(0).await;
     gateway.publish("orders", "b").await;
     let mut back = gateway.resume("orders", reader.cursor()).await;
     assert_eq!(back.replay(), "complete");
