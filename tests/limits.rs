@@ -195,7 +195,7 @@ async fn a_place_comes_back_however_the_gateway_ends_a_stream() {
     drop(it.is_free("the end of its topic").await);
 
     it.0.has_places_taken(0).await;
-    let claims = Claims::of("ann").subscribe(&["orders"]).expires_in(2);
+    let claims = Claims::of("ann").subscribe(&["orders"]).expires_in(3);
     let token = Signer::hs256(SECRET).sign(&claims);
     let mut reader = it.0.events("topic=orders").bearer(&token).open().await;
     within("the end", reader.rest()).await;
