@@ -194,7 +194,7 @@ async fn a_reader_that_does_not_read_is_closed_and_can_resume() {
 async fn a_drain_ends_streams_whole() {
     let authority = Authority::new();
     let mut gateway = with(&authority.issue("gateway"))
-        .with("drain.timeout", "1s")
+        .with("drain.timeout", "10s")
         .start()
         .await;
     let client = authority.client(gateway.public, &["http/1.1"]);

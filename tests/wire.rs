@@ -224,7 +224,7 @@ async fn a_heartbeat_is_an_event_without_an_id_for_who_asks() {
 /// No script can read the field, and a page that reconnects by itself wants to know it.
 #[tokio::test]
 async fn retry_stands_in_the_data_as_well_for_who_asks() {
-    let settings = Gateway::with("drain.timeout", "1s");
+    let settings = Gateway::with("drain.timeout", "10s");
     let gateway = settings.with("limits.connections", 1).start().await;
     let mut reader = gateway.events("topic=orders&retry=data").open().await;
     let raw = String::from_utf8(reader.raw.clone()).unwrap();
