@@ -101,11 +101,7 @@ async fn each_has_a_slot_of_its_own_and_a_cursor() {
         "spread over their slots, not all within {:?}",
         last - first
     );
-    assert!(
-        last - begun < Duration::from_secs(10),
-        "{:?}",
-        last - begun
-    );
+    assert!(last - begun < Duration::from_secs(10), "{:?}", last - begun);
     let exit = gateway.program().exit(PATIENCE).await;
     assert_eq!(exit.status.code(), Some(0), "{exit:?}");
 }
