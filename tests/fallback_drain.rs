@@ -8,14 +8,26 @@ use tokio::time::Instant;
 use crate::{
     redis::replica_of,
     support::{
-        Encoding, Follower, Gateway, PATIENCE, Place, Polled, RedisServer, WebSocket, eventually,
-        id, numbers,
+        Encoding, Follower, Gateway, PATIENCE, Place, Polled, RedisServer, Request, WebSocket,
+        eventually, id, numbers,
     },
 };
 
 async fn unready(gateway: &Gateway) {
     eventually("the gateway to be unready", async || {
         match gateway.get("/health/ready").await.status() {
+            503 => Ok(()),
+            status => Err(format!("{status}")),
+        }
+    })
+    .await;
+}
+
+/// For a moment it is unready and takes streams.
+async fn takes_nobody(gateway: &Gateway) {
+    eventually("the gateway to drain", async || {
+        let look = Request::new("HEAD", "/events?topic=orders");
+        match gateway.ask(look).await.status() {
             503 => Ok(()),
             status => Err(format!("{status}")),
         }
@@ -55,15 +67,16 @@ async fn answered(place: Place) -> (Polled, Instant) {
 
 #[tokio::test]
 async fn each_has_a_slot_of_its_own_and_a_cursor() {
-    let mut gateway = Gateway::with("drain.timeout", "2s").start().await;
+    // What is not gone by then is cut. Their slots take a quarter of a second each.
+    let mut gateway = Gateway::with("drain.timeout", "10s").start().await;
     let newest = gateway.publish("orders", "before").await;
     let mut sockets = Vec::new();
     let mut polls = Vec::new();
-    for _ in 0..8 {
+    for _ in 0..5 {
         sockets.push(gateway.follow("orders").await);
         polls.push(gateway.entry(Encoding::Poll, "topic=orders").enter().await);
     }
-    gateway.has_places_taken(16).await;
+    gateway.has_places_taken(10).await;
     let begun = Instant::now();
     gateway.terminate();
     let (sockets, polls) = tokio::join!(
@@ -85,21 +98,17 @@ async fn each_has_a_slot_of_its_own_and_a_cursor() {
     let (first, last) = (*ends.iter().min().unwrap(), *ends.iter().max().unwrap());
     assert!(
         last - first > Duration::from_millis(400),
-        "spread over two seconds, not all within {:?}",
+        "spread over their slots, not all within {:?}",
         last - first
     );
-    assert!(
-        last - begun < Duration::from_millis(2_500),
-        "{:?}",
-        last - begun
-    );
+    assert!(last - begun < Duration::from_secs(10), "{:?}", last - begun);
     let exit = gateway.program().exit(PATIENCE).await;
     assert_eq!(exit.status.code(), Some(0), "{exit:?}");
 }
 
 #[tokio::test]
 async fn while_it_drains_nobody_new_gets_in_and_publishing_goes_on() {
-    let mut gateway = Gateway::with("drain.timeout", "3s").start().await;
+    let mut gateway = Gateway::with("drain.timeout", "10s").start().await;
     let mut sockets = Vec::new();
     let mut polls = Vec::new();
     for _ in 0..6 {
@@ -108,7 +117,7 @@ async fn while_it_drains_nobody_new_gets_in_and_publishing_goes_on() {
     }
     gateway.has_places_taken(12).await;
     gateway.terminate();
-    unready(&gateway).await;
+    takes_nobody(&gateway).await;
     for way in Encoding::ALL {
         let entry = gateway.entry(way, "topic=orders");
         entry.is_refused(503, "draining").await;
@@ -148,8 +157,8 @@ async fn while_it_drains_nobody_new_gets_in_and_publishing_goes_on() {
 /// `drain.delay`: time for the balancer to notice, in which all still works.
 #[tokio::test]
 async fn in_the_delay_all_still_works() {
-    let gateway = Gateway::with("drain.delay", "1s")
-        .with("drain.timeout", "2s")
+    let gateway = Gateway::with("drain.delay", "3s")
+        .with("drain.timeout", "10s")
         .start()
         .await;
     let before = gateway.follow("orders").await;
@@ -170,11 +179,11 @@ async fn in_the_delay_all_still_works() {
 /// Operators ask for the same by a route.
 #[tokio::test]
 async fn a_drain_that_an_operator_asked_for_is_the_same() {
-    let mut gateway = Gateway::with("drain.timeout", "1s").start().await;
+    let mut gateway = Gateway::with("drain.timeout", "10s").start().await;
     let socket = gateway.follow("orders").await;
     let poll = gateway.entry(Encoding::Poll, "topic=orders").enter().await;
     gateway.has_places_taken(2).await;
-    let request = crate::support::Request::new("POST", "/admin/drain");
+    let request = Request::new("POST", "/admin/drain");
     let answer = gateway.ask_admin(request).await;
     assert!([200, 202].contains(&answer.status()), "{answer:?}");
     let ((data, _, _), (polled, _)) = tokio::join!(drained(socket), answered(poll));
@@ -206,7 +215,7 @@ async fn a_stuck_websocket_does_not_hold_up_the_end() {
 async fn who_is_drained_goes_on_at_another_replica() {
     const EVENTS: usize = 300;
     let redis = RedisServer::start().await;
-    let old = replica_of(Gateway::with("drain.timeout", "1s"), &redis).await;
+    let old = replica_of(Gateway::with("drain.timeout", "10s"), &redis).await;
     let new = replica_of(Gateway::settings(), &redis).await;
     let start = old.poller("orders").await.cursor;
     let draining = std::sync::atomic::AtomicBool::new(false);

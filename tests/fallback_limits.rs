@@ -395,8 +395,8 @@ async fn places_do_not_leak_in_a_crowd() {
         }
     }
     crowd.join_all().await;
+    gateway.has_seen_all_leave().await;
     gateway.has_places_taken(0).await;
-    gateway.has_open_streams(0).await;
     gateway.counts("tidegate_limited_callers", &[], 0).await;
     let mut all = Vec::new();
     for number in 1..=10 {

@@ -449,7 +449,11 @@ async fn over_wires_that_break(seed: u64) {
 async fn stored(gateways: &[Gateway], dice: &mut Dice, item: &Value) -> EventId {
     loop {
         let gateway = &gateways[dice.roll(gateways.len())];
-        let answer = gateway.post(item.to_string()).await;
+        let mut connection = gateway.connect().await;
+        let request = Request::publish(item.to_string()).bytes(gateway.public);
+        connection.send(request).await;
+        // It has as long to answer as we wait for anything else.
+        let answer = connection.patient_response().await;
         match answer.status() {
             200 => return id(answer.json()["id"].as_str().unwrap()),
             503 | 504 => sleep(Duration::from_millis(20)).await,

@@ -50,7 +50,7 @@ fn is_limited(answer: &Response, burst: u32) -> u64 {
 #[tokio::test]
 async fn a_burst_gets_in_and_the_rest_waits() {
     let gateway = settings()
-        .with("limits.rate.connect", "60/min burst 3")
+        .with("limits.rate.connect", "1/min burst 3")
         .start()
         .await;
     for _ in 0..3 {
@@ -58,8 +58,8 @@ async fn a_burst_gets_in_and_the_rest_waits() {
     }
     let answer = gateway.ask(connect("192.0.2.1")).await;
     assert!(
-        is_limited(&answer, 3) <= 2,
-        "one comes each second: {answer:?}"
+        (30..=60).contains(&is_limited(&answer, 3)),
+        "one comes each minute: {answer:?}"
     );
     let code = ["code=\"rate_limited\""];
     gateway.counts("tidegate_refusals_total", &code, 1).await;
@@ -75,7 +75,7 @@ async fn a_burst_gets_in_and_the_rest_waits() {
 #[tokio::test]
 async fn a_browser_that_comes_too_often_is_told_to_come_back() {
     let gateway = settings()
-        .with("limits.rate.connect", "60/min burst 1")
+        .with("limits.rate.connect", "1/min burst 1")
         .start()
         .await;
     assert_eq!(status(&gateway, connect("192.0.2.1")).await, 200);
@@ -87,8 +87,8 @@ async fn a_browser_that_comes_too_often_is_told_to_come_back() {
     assert_eq!(survivable.problem["status"], 429);
     assert_eq!(survivable.id.as_deref(), Some("1732096700000-3"));
     assert!(
-        survivable.retry >= 1_000,
-        "not before it may: {}",
+        survivable.retry >= 20_000,
+        "around when it may: {}",
         survivable.retry
     );
 }
@@ -96,7 +96,7 @@ async fn a_browser_that_comes_too_often_is_told_to_come_back() {
 #[tokio::test]
 async fn time_brings_one_after_another_back() {
     let gateway = settings()
-        .with("limits.rate.publish", "2/s burst 2")
+        .with("limits.rate.publish", "30/min burst 2")
         .start()
         .await;
     let begun = Instant::now();
@@ -104,8 +104,8 @@ async fn time_brings_one_after_another_back() {
         assert_eq!(gateway.ask(publish("192.0.2.1")).await.status(), 200);
     }
     is_limited(&gateway.ask(publish("192.0.2.1")).await, 2);
-    // Four more take two seconds, whoever asks how often.
-    for _ in 0..4 {
+    // Two more take four seconds, whoever asks how often.
+    for _ in 0..2 {
         eventually("the next one", async || {
             match gateway.ask(publish("192.0.2.1")).await {
                 answer if answer.status() == 200 => Ok(()),
@@ -115,15 +115,15 @@ async fn time_brings_one_after_another_back() {
         .await;
     }
     let took = begun.elapsed();
-    assert!(took > Duration::from_millis(1_900), "{took:?}");
-    assert!(took < Duration::from_millis(3_500), "{took:?}");
+    assert!(took > Duration::from_millis(3_900), "{took:?}");
+    assert!(took < Duration::from_millis(6_000), "{took:?}");
 }
 
 /// `Retry-After` is no guess: who waits for it gets in.
 #[tokio::test]
 async fn who_waits_as_told_gets_in() {
     let gateway = settings()
-        .with("limits.rate.publish", "1/s burst 1")
+        .with("limits.rate.publish", "20/min burst 1")
         .start()
         .await;
     assert_eq!(gateway.ask(publish("192.0.2.1")).await.status(), 200);
@@ -263,8 +263,28 @@ async fn a_hundred_streams_of_one_address_come_back_at_once() {
         assert!(refused.is_empty(), "round {round}: {refused:?}");
         gateway.has_open_streams(100).await;
         drop(all);
-        gateway.has_open_streams(0).await;
+        gateway.has_places_taken(0).await;
     }
+}
+
+/// Ten at once, and one more each six seconds.
+#[tokio::test]
+async fn ten_wrong_credentials_are_looked_at_in_a_minute_by_default() {
+    let gateway = settings()
+        .config("auth: {tokens: [{name: shop, token: shop-0123456789abcdef, publish: [orders]}]}")
+        .start()
+        .await;
+    let mut looked_at = 0;
+    let answer = loop {
+        let answer = gateway.ask(guess("192.0.2.1", looked_at)).await;
+        if answer.status() != 401 {
+            break answer;
+        }
+        looked_at += 1;
+        assert!(looked_at < 100, "nobody stopped it");
+    };
+    assert!(is_limited(&answer, 10) <= 6, "{answer:?}");
+    assert!(looked_at >= 10, "{looked_at}");
 }
 
 fn guess(address: &str, number: usize) -> Request {
@@ -272,11 +292,12 @@ fn guess(address: &str, number: usize) -> Request {
     request.bearer(&format!("guess-{number}-0123456789abcdef"))
 }
 
-/// Ten wrong ones in a minute by default; then not even the right one is looked at.
+/// Then not even the right one is looked at.
 #[tokio::test]
 async fn who_guesses_credentials_is_stopped() {
     let gateway = settings()
         .config("auth: {tokens: [{name: shop, token: shop-0123456789abcdef, publish: [orders]}]}")
+        .with("limits.rate.auth_failure", "10/h burst 10")
         .start()
         .await;
     for number in 0..10 {
@@ -341,6 +362,7 @@ async fn an_expired_token_is_no_guess() {
 async fn who_guesses_the_admin_token_is_stopped() {
     let gateway = settings()
         .with("admin.token", "admin-0123456789abcdef")
+        .with("limits.rate.auth_failure", "10/h burst 10")
         .start()
         .await;
     let guess = |token: &str| {

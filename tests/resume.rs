@@ -317,9 +317,9 @@ async fn since_takes_an_age() {
         reader.replays(["a", "b"]).await;
     }
     // What is younger than this is what comes after a pause longer than it.
-    sleep(Duration::from_millis(1_200)).await;
+    sleep(Duration::from_millis(3_200)).await;
     gateway.publish("orders", "c").await;
-    let mut reader = gateway.events("topic=orders&since=1s").open().await;
+    let mut reader = gateway.events("topic=orders&since=3s").open().await;
     reader.replays(["c"]).await;
 }
 

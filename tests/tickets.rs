@@ -190,8 +190,8 @@ async fn a_ticket_has_the_rights_of_whoever_asked_for_it() {
 /// It lives no longer than the token that it was made for.
 #[tokio::test]
 async fn a_stream_by_ticket_ends_with_the_token_of_whoever_asked() {
-    let gateway = settings().with("auth.expiry_notice", "1s").start().await;
-    let claims = Claims::of("ann").subscribe(&["orders"]).expires_in(2);
+    let gateway = settings().with("auth.expiry_notice", "2s").start().await;
+    let claims = Claims::of("ann").subscribe(&["orders"]).expires_in(5);
     let ticket = ticket(&gateway, &Signer::hs256(SECRET).sign(&claims)).await;
     let mut reader = open(&gateway, &ticket).await;
     reader.control("$auth_expiring").await;

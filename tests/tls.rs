@@ -1,6 +1,6 @@
 //! The public listener speaks TLS: the same promises, and certificates that change while streams go on.
 
-use std::{fs, time::Duration};
+use std::{fs, path::Path, time::Duration};
 
 use tidegate::event::EventId;
 use tokio::time::Instant;
@@ -194,7 +194,7 @@ async fn a_reader_that_does_not_read_is_closed_and_can_resume() {
 async fn a_drain_ends_streams_whole() {
     let authority = Authority::new();
     let mut gateway = with(&authority.issue("gateway"))
-        .with("drain.timeout", "1s")
+        .with("drain.timeout", "10s")
         .start()
         .await;
     let client = authority.client(gateway.public, &["http/1.1"]);
@@ -213,13 +213,17 @@ async fn a_drain_ends_streams_whole() {
     assert_eq!(exit.status.code(), Some(0), "{exit:?}");
 }
 
-/// Puts the files of one pair into the place of another, as tools that renew certificates do.
+/// Puts a file into the place of another, as tools that renew certificates do: whole, whoever looks at it.
+fn put(new: &Path, old: &Path) {
+    let beside = old.with_extension("new");
+    fs::copy(new, &beside).unwrap();
+    fs::rename(&beside, old).unwrap();
+}
+
+/// The same with both files of a pair.
 fn replace(pair: &Pair, by: &Pair) {
-    for (old, new) in [(&pair.key, &by.key), (&pair.certificate, &by.certificate)] {
-        let beside = old.with_extension("new");
-        fs::copy(new, &beside).unwrap();
-        fs::rename(&beside, old).unwrap();
-    }
+    put(&by.key, &pair.key);
+    put(&by.certificate, &pair.certificate);
 }
 
 async fn shows(client: &TlsClient, pair: &Pair) {
@@ -300,7 +304,7 @@ async fn what_does_not_fit_changes_nothing_until_it_does() {
     let mut gateway = with(&pair).start().await;
     let client = authority.client(gateway.public, &["http/1.1"]);
     let renewed = authority.issue("renewed");
-    fs::copy(&renewed.certificate, &pair.certificate).unwrap();
+    put(&renewed.certificate, &pair.certificate);
     let line = gateway
         .program()
         .line("that the files do not fit", |line| {
@@ -312,7 +316,7 @@ async fn what_does_not_fit_changes_nothing_until_it_does() {
         "{line}"
     );
     assert_eq!(client.certificate().await, old);
-    fs::copy(&renewed.key, &pair.key).unwrap();
+    put(&renewed.key, &pair.key);
     shows(&client, &renewed).await;
     fs::write(&pair.certificate, "no certificate").unwrap();
     gateway
@@ -383,10 +387,11 @@ async fn handshakes_wait_for_each_other() {
     let authority = Authority::new();
     let gateway = with(&authority.issue("gateway"))
         .with("limits.handshakes", 2)
+        .with("server.header_timeout", "20s")
         .start()
         .await;
     let client = authority.client(gateway.public, &["http/1.1"]);
-    let asks = (0..200).map(|_| client.shake());
+    let asks = (0..200).map(|_| client.shake_patiently());
     let patience = Duration::from_secs(20);
     let shaking = futures_util::future::join_all(asks);
     let streams = within_time(patience, "200 handshakes", shaking).await;
@@ -420,25 +425,28 @@ async fn a_client_that_stops_in_the_middle_keeps_nobody_from_shaking_hands() {
     let authority = Authority::new();
     let gateway = with(&authority.issue("gateway"))
         .with("limits.handshakes", 1)
-        .with("server.header_timeout", "3s")
+        .with("server.header_timeout", "4s")
         .start()
         .await;
     let client = authority.client(gateway.public, &["http/1.1"]);
     let mut stopped = Vec::new();
+    let begun = Instant::now();
     for bytes in [&client.hello()[..], &client.hello()[..100], b"\x16"] {
         let mut connection = Connection::open(gateway.public).await;
         connection.send(bytes).await;
         stopped.push(connection);
     }
-    let begun = Instant::now();
     publish(&client, "orders", "a").await;
     let took = begun.elapsed();
-    assert!(took < Duration::from_secs(2), "{took:?}");
+    assert!(took < Duration::from_secs(3), "{took:?}");
     for connection in &mut stopped {
         connection.rest().await;
     }
     let took = begun.elapsed();
-    assert!(took > Duration::from_secs(2) && took < PATIENCE, "{took:?}");
+    assert!(
+        took > Duration::from_secs(3) && took < 2 * PATIENCE,
+        "{took:?}"
+    );
     has_line(
         &gateway,
         "tidegate_tls_handshakes_total{outcome=\"timeout\"} 3",

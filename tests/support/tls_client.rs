@@ -11,7 +11,7 @@ use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio_rustls::{
-    TlsConnector,
+    Connect, TlsConnector,
     client::TlsStream,
     rustls::{
         ClientConfig, ClientConnection, RootCertStore, SupportedProtocolVersion,
@@ -126,10 +126,21 @@ impl TlsClient {
         self.shake_on(socket.unwrap()).await
     }
 
+    /// The same, however long it takes.
+    pub(crate) async fn shake_patiently(&self) -> TlsStream<TcpStream> {
+        let socket = TcpStream::connect(self.address).await.unwrap();
+        self.shaking(socket).await.unwrap()
+    }
+
     async fn shake_on(&self, socket: TcpStream) -> TlsStream<TcpStream> {
+        within("a TLS handshake", self.shaking(socket))
+            .await
+            .unwrap()
+    }
+
+    fn shaking(&self, socket: TcpStream) -> Connect<TcpStream> {
         let name = ServerName::try_from("localhost").unwrap();
-        let shaking = TlsConnector::from(self.config.clone()).connect(name, socket);
-        within("a TLS handshake", shaking).await.unwrap()
+        TlsConnector::from(self.config.clone()).connect(name, socket)
     }
 
     /// A connection of which nobody need know that it is encrypted.

@@ -975,8 +975,26 @@ impl Gateway {
         self.ws(&query).open().await
     }
 
-    /// Waits until so many places of streams are taken.
+    /// Waits until so many places of streams are taken, each by one that has begun: a place is taken before it is settled
+    /// where its stream begins, and a poll from now would not get what is published in between.
     pub(crate) async fn has_places_taken(&self, count: u32) {
-        self.counts("tidegate_stream_places", &[], count).await;
+        const BEGUN: [&str; 3] = [
+            "sse_active_connections",
+            "tidegate_ws_active_connections",
+            "tidegate_waiting_polls",
+        ];
+        super::eventually(format!("{count} places that are taken"), async || {
+            let page = self.get_admin("/metrics").await.text();
+            let sum = |names: &[&str]| -> u32 {
+                let values = page.lines().filter_map(|line| line.split_once(' '));
+                let values = values.filter(|(name, _)| names.contains(name));
+                values.map(|(_, value)| value.parse::<u32>().unwrap()).sum()
+            };
+            match (sum(&["tidegate_stream_places"]), sum(&BEGUN)) {
+                (places, begun) if places == count && begun == count => Ok(()),
+                (places, begun) => Err(format!("{places}, {begun} of them by streams")),
+            }
+        })
+        .await;
     }
 }
