@@ -53,11 +53,11 @@ async fn run(fate: Fate, wait_replicas: u8, hurried: bool) -> Run {
     group.at(0).is_copied().await;
     match fate {
         Fate::Asked => group.fail_over().await,
-        Fate::Killed => group.kill(0),
+        Fate::Killed => group.kill(0).await,
         Fate::CutOffAndKilled => {
             group.part_replicas(0);
             sleep(Duration::from_secs(1)).await;
-            group.kill(0);
+            group.kill(0).await;
             group.heal(0);
         }
     }

@@ -58,7 +58,7 @@ async fn what_a_failover_lost_is_found_recorded_and_told_to_whoever_could_have_h
     let keyed = json!({"topic": "careful", "data": "g", "key": "g"}).to_string();
     careful.post(&keyed).await.refuses(504, "store_timeout");
     assert_eq!(length(&group, 0, "orders").await, 6);
-    group.kill(0);
+    group.kill(0).await;
     group.heal(0);
     let master = group.promoted(0).await;
     for gateway in [&a, &b, &careful] {
