@@ -5,14 +5,19 @@ mod killed;
 mod odd;
 mod trouble;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use serde_json::json;
 
 use crate::{
     redis::{replica, replica_of},
-    support::{Gateway, RedisConnection, RedisServer, Value, eventually, id, numbers},
+    support::{
+        Gateway, RedisConnection, RedisServer, Value, eventually, eventually_within, id, numbers,
+    },
 };
+
+/// How long entries may wait: also until the lease of a replica ends that has died, or lost its Redis.
+const MOVED: Duration = Duration::from_secs(20);
 
 /// The name of a key, without the prefix of the deployment.
 fn key(name: &str) -> String {
@@ -48,7 +53,7 @@ async fn length(redis: &RedisServer, name: &str) -> i64 {
 
 /// Waits until nothing waits any more.
 async fn is_drained(redis: &RedisServer) {
-    eventually("all entries to be moved", async || {
+    eventually_within(MOVED, "all entries to be moved", async || {
         match length(redis, "ingest").await {
             0 => Ok(()),
             left => Err(format!("{left} left")),

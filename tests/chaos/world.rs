@@ -21,7 +21,7 @@ use super::{
     schedule::{Fault, REPLICAS, Weather, topic},
     users,
 };
-use crate::support::{Aim, ChaosProxy, Gateway, Settings, Value, Way, eventually};
+use crate::support::{Aim, ChaosProxy, Gateway, Settings, Value, Way, eventually_within};
 
 /// How long a gateway may take to end when it is asked to: the drain, and a publish that waits for Redis meanwhile.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(15);
@@ -212,7 +212,7 @@ impl World {
             let gateway = place.gateway.lock().await;
             let gateway = gateway.as_ref().unwrap();
             let what = format!("replica {number} to be healthy");
-            eventually(what, async || {
+            eventually_within(super::CALM, what, async || {
                 let health = gateway.get_admin("/health").await;
                 let well = health.status() == 200;
                 well.then_some(()).ok_or_else(|| format!("{health:?}"))
