@@ -76,6 +76,7 @@ async fn one_sentinel_that_answers_is_enough_and_without_any_who_is_connected_st
         group.hurry(at).await;
     }
     group.settled().await;
+    super::copied(&group, "orders", 3).await;
     group.kill(0).await;
     let master = group.promoted(0).await;
     for gateway in [&gateway, &late] {
