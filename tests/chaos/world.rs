@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fmt::Write as _,
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -12,7 +12,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tokio::{sync::watch, time::sleep};
+use tokio::{net::TcpSocket, sync::watch, time::sleep};
 
 use super::{
     chronicle::Chronicle,
@@ -77,7 +77,9 @@ struct Place {
     /// None where it finds the way by itself.
     proxy: Option<ChaosProxy>,
     settings: Settings,
-    address: Mutex<SocketAddr>,
+    address: SocketAddr,
+    /// Bound there, and not listening: while nobody does, nobody else is given the port, and clients are refused.
+    _reserved: TcpSocket,
     gateway: tokio::sync::Mutex<Option<Gateway>>,
 }
 
@@ -133,11 +135,17 @@ impl World {
             if weather.has_users() {
                 settings = users::tell(settings);
             }
+            let reserved = TcpSocket::new_v4().unwrap();
+            reserved.set_reuseaddr(true).unwrap();
+            reserved.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+            let address = reserved.local_addr().unwrap();
+            let settings = settings.with("server.listen", address);
             let gateway = settings.clone().start().await;
             places.push(Place {
                 proxy,
                 settings,
-                address: Mutex::new(gateway.public),
+                address,
+                _reserved: reserved,
                 gateway: tokio::sync::Mutex::new(Some(gateway)),
             });
         }
@@ -159,9 +167,9 @@ impl World {
         Arc::new(world)
     }
 
-    /// Where a replica is, or was.
+    /// Where a replica is, or was and will be.
     pub(super) fn address(&self, replica: usize) -> SocketAddr {
-        *self.places[replica].address.lock()
+        self.places[replica].address
     }
 
     /// Where the log is now, or was when it was last seen.
@@ -341,10 +349,7 @@ impl World {
     }
 
     async fn start(&self, replica: usize) -> Gateway {
-        let place = &self.places[replica];
-        let gateway = place.settings.clone().start().await;
-        *place.address.lock() = gateway.public;
-        gateway
+        self.places[replica].settings.clone().start().await
     }
 
     /// Nothing breaks any more.
