@@ -64,7 +64,7 @@ async fn one_sentinel_that_answers_is_enough_and_without_any_who_is_connected_st
     for gateway in [&gateway, &late] {
         gateway.publish("orders", "b").await;
         assert_eq!(reader.take(1).await, ["b"]);
-        assert_eq!(gateway.get("/health").await.status(), 200);
+        is_at(gateway, port).await;
     }
 
     // They are back, and the next failover is followed. The gateway had been told of one that is gone for good.
