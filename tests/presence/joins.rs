@@ -121,7 +121,7 @@ async fn joins_and_leaves_are_followed_from_a_cursor_by_all_encodings() {
     assert_eq!(one.json()["events"], 4, "{one:?}");
 }
 
-/// Both wait as long as a lease lasts.
+/// What is awaited for ten seconds in vain is missing in what was said.
 const WAITING: &str = r#"
 exec > "$SAID"
 opened() { curl -s "$ADMIN/metrics" | grep -q '^sse_active_connections 1$'; }
