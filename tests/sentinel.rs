@@ -89,7 +89,7 @@ async fn publishing_goes_on_at_the_next_master_and_streams_miss_nothing() {
     ];
     let traffic = Traffic::begin([a.public, b.public], "orders");
 
-    group.kill(0);
+    group.kill(0).await;
     let second = group.promoted(0).await;
     for gateway in [&a, &b] {
         is_at(gateway, group.wire(second).port()).await;

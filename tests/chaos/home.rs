@@ -41,10 +41,6 @@ pub(super) struct Handover {
     pub(super) killed: usize,
 }
 
-/// A machine that is busy is not taken for one that is gone: what decides is that a server was killed, and then it is missed soon.
-const PATIENT: &str = "8000";
-const HASTY: &str = "700";
-
 impl Home {
     pub(super) async fn begin(kind: Kind) -> Self {
         let single = RedisServer::settings().appendonly(Fsync::Always);
@@ -58,15 +54,12 @@ impl Home {
                 Self::Single(Box::new(settings.start().await))
             }
             Kind::Sentinel => {
-                let patient = format!("sentinel down-after-milliseconds mymaster {PATIENT}");
-                let settings = RedisSentinel::settings().sentinel(&patient);
                 // What is lost is for the test to decide.
-                let settings = settings.server("min-replicas-to-write 0");
+                let settings = RedisSentinel::settings().server("min-replicas-to-write 0");
                 Self::Sentinel(Box::new(settings.start().await), 0)
             }
             Kind::Cluster => {
-                let patient = format!("cluster-node-timeout {PATIENT}");
-                let cluster = RedisCluster::start_with(&[&patient]).await;
+                let cluster = RedisCluster::start().await;
                 let owner = cluster.owner().await.unwrap();
                 Self::Cluster(Box::new(cluster), owner)
             }
@@ -156,20 +149,18 @@ impl Home {
         for &heir in &heirs {
             has.push((heir, Snapshot::take(self.server(heir)).await));
         }
-        self.hurry(HASTY).await;
         let killed = match self {
             Self::Single(_) => unreachable!("nobody takes over"),
             Self::Sentinel(group, at) => {
-                group.kill(*at);
+                group.kill(*at).await;
                 group.heal(*at);
                 std::mem::replace(at, group.promoted(*at).await)
             }
             Self::Cluster(cluster, at) => {
-                cluster.kill(*at);
+                cluster.kill(*at).await;
                 std::mem::replace(at, cluster.promoted(*at).await)
             }
         };
-        self.hurry(PATIENT).await;
         let heir = self.number();
         let new = has.into_iter().find(|(at, _)| *at == heir);
         let (_, new) =
@@ -206,27 +197,6 @@ impl Home {
         }
     }
 
-    /// How long a server may be silent before it is missed.
-    async fn hurry(&mut self, millis: &str) {
-        match self {
-            Self::Single(_) => {}
-            Self::Sentinel(group, _) => {
-                for at in 0..3 {
-                    let name = "down-after-milliseconds";
-                    let words = ["SENTINEL", "SET", "mymaster", name, millis];
-                    group.sentinel(at).command(&words).await;
-                }
-            }
-            Self::Cluster(cluster, _) => {
-                for at in 0..6 {
-                    let words = ["CONFIG", "SET", "cluster-node-timeout", millis];
-                    // One that was killed hears nothing.
-                    let _ = cluster.node(at).try_command(&words).await;
-                }
-            }
-        }
-    }
-
     /// The server that was killed comes back, and follows the other one. Before that it may take itself for the master, and
     /// nobody may ask it any more.
     pub(super) async fn revive(&mut self, killed: usize) {
@@ -238,8 +208,6 @@ impl Home {
             }
             Self::Cluster(cluster, _) => {
                 cluster.restart(killed).await;
-                let words = ["CONFIG", "SET", "cluster-node-timeout", PATIENT];
-                cluster.node(killed).command(&words).await;
                 cluster.settled().await;
             }
         }

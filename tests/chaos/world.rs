@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fmt::Write as _,
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -12,7 +12,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tokio::{sync::watch, time::sleep};
+use tokio::{net::TcpSocket, sync::watch, time::sleep};
 
 use super::{
     chronicle::Chronicle,
@@ -21,7 +21,7 @@ use super::{
     schedule::{Fault, REPLICAS, Weather, topic},
     users,
 };
-use crate::support::{Aim, ChaosProxy, Gateway, Settings, Value, Way, eventually};
+use crate::support::{Aim, ChaosProxy, Gateway, Settings, Value, Way, eventually_within};
 
 /// How long a gateway may take to end when it is asked to: the drain, and a publish that waits for Redis meanwhile.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(15);
@@ -84,7 +84,9 @@ struct Place {
     /// None where it finds the way by itself.
     proxy: Option<ChaosProxy>,
     settings: Settings,
-    address: Mutex<SocketAddr>,
+    address: SocketAddr,
+    /// Bound there, and not listening: while nobody does, nobody else is given the port, and clients are refused.
+    _reserved: TcpSocket,
     gateway: tokio::sync::Mutex<Option<Gateway>>,
 }
 
@@ -140,11 +142,17 @@ impl World {
             if weather.has_users() {
                 settings = users::tell(settings);
             }
+            let reserved = TcpSocket::new_v4().unwrap();
+            reserved.set_reuseaddr(true).unwrap();
+            reserved.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+            let address = reserved.local_addr().unwrap();
+            let settings = settings.with("server.listen", address);
             let gateway = settings.clone().start().await;
             places.push(Place {
                 proxy,
                 settings,
-                address: Mutex::new(gateway.public),
+                address,
+                _reserved: reserved,
                 gateway: tokio::sync::Mutex::new(Some(gateway)),
             });
         }
@@ -166,9 +174,9 @@ impl World {
         Arc::new(world)
     }
 
-    /// Where a replica is, or was.
+    /// Where a replica is, or was and will be.
     pub(super) fn address(&self, replica: usize) -> SocketAddr {
-        *self.places[replica].address.lock()
+        self.places[replica].address
     }
 
     /// Where the log is now, or was when it was last seen.
@@ -219,7 +227,7 @@ impl World {
             let gateway = place.gateway.lock().await;
             let gateway = gateway.as_ref().unwrap();
             let what = format!("replica {number} to be healthy");
-            eventually(what, async || {
+            eventually_within(super::CALM, what, async || {
                 let health = gateway.get_admin("/health").await;
                 let well = health.status() == 200;
                 well.then_some(()).ok_or_else(|| format!("{health:?}"))
@@ -348,10 +356,7 @@ impl World {
     }
 
     async fn start(&self, replica: usize) -> Gateway {
-        let place = &self.places[replica];
-        let gateway = place.settings.clone().start().await;
-        *place.address.lock() = gateway.public;
-        gateway
+        self.places[replica].settings.clone().start().await
     }
 
     /// Nothing breaks any more.

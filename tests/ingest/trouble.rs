@@ -1,9 +1,9 @@
 //! Redis is full, away, locked, or set up wrongly: entries wait, and somebody is told.
 
-use super::{add, add_numbers, is_drained, key, length, log, stats};
+use super::{MOVED, add, add_numbers, is_drained, key, length, log, stats};
 use crate::{
     redis::{is_back, replica, replica_of},
-    support::{Authority, Fsync, Gateway, RedisServer, eventually, numbers},
+    support::{Authority, Fsync, Gateway, RedisServer, eventually, eventually_within, numbers},
 };
 
 /// The warnings in `/health` about the store.
@@ -12,9 +12,10 @@ async fn warnings(gateway: &Gateway) -> String {
     health["dependencies"]["store"]["warnings"].to_string()
 }
 
+/// Waits until operators are told. What is over within two seconds they are not told, so it takes longer than that.
 async fn warns(gateway: &Gateway, of: &str) {
     let what = format!("a warning of {of}");
-    eventually(what, async || {
+    eventually_within(MOVED, what, async || {
         let said = warnings(gateway).await;
         if said.contains(of) { Ok(()) } else { Err(said) }
     })

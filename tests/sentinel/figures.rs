@@ -7,9 +7,9 @@ use std::{fmt::Write as _, time::Duration};
 
 use tokio::time::sleep;
 
-use super::{is_at, ready, recorded};
+use super::{is_at, length, ready, recorded};
 use crate::support::{
-    RedisSentinel,
+    RedisSentinel, eventually,
     traffic::{Listener, Traffic, is_complete, stored},
 };
 
@@ -53,11 +53,22 @@ async fn run(fate: Fate, wait_replicas: u8, hurried: bool) -> Run {
     group.at(0).is_copied().await;
     match fate {
         Fate::Asked => group.fail_over().await,
-        Fate::Killed => group.kill(0),
+        Fate::Killed => group.kill(0).await,
         Fate::CutOffAndKilled => {
             group.part_replicas(0);
             sleep(Duration::from_secs(1)).await;
-            group.kill(0);
+            if wait_replicas == 0 {
+                // Of two that the master alone has, one was acknowledged.
+                eventually("something to be lost", async || {
+                    let all = length(&group, 0, "orders").await;
+                    match length(&group, 1, "orders").await {
+                        copied if copied + 1 < all => Ok(()),
+                        copied => Err(format!("{copied} of {all} are copied")),
+                    }
+                })
+                .await;
+            }
+            group.kill(0).await;
             group.heal(0);
         }
     }

@@ -64,7 +64,7 @@ async fn one_sentinel_that_answers_is_enough_and_without_any_who_is_connected_st
     for gateway in [&gateway, &late] {
         gateway.publish("orders", "b").await;
         assert_eq!(reader.take(1).await, ["b"]);
-        assert_eq!(gateway.get("/health").await.status(), 200);
+        is_at(gateway, port).await;
     }
 
     // They are back, and the next failover is followed. The gateway had been told of one that is gone for good.
@@ -76,7 +76,8 @@ async fn one_sentinel_that_answers_is_enough_and_without_any_who_is_connected_st
         group.hurry(at).await;
     }
     group.settled().await;
-    group.kill(0);
+    super::copied(&group, "orders", 3).await;
+    group.kill(0).await;
     let master = group.promoted(0).await;
     for gateway in [&gateway, &late] {
         is_at(gateway, group.wire(master).port()).await;
@@ -111,7 +112,7 @@ async fn sentinels_and_servers_may_want_tls_and_passwords() {
     gateway.publish("orders", "a").await;
     assert_eq!(reader.take(1).await, ["a"]);
     super::copied(&group, "orders", 1).await;
-    group.kill(0);
+    group.kill(0).await;
     let master = group.promoted(0).await;
     is_at(&gateway, group.wire(master).port()).await;
     gateway.publish("orders", "b").await;

@@ -23,7 +23,8 @@ async fn what_a_failover_lost_is_found_recorded_and_told_to_whoever_could_have_h
     let settings = RedisSentinel::settings().server("min-replicas-to-write 0");
     let mut group = settings.start().await;
     let careful = group.gateway().with("redis.wait_replicas", 1);
-    let careful = careful.with("publish.timeout", "500ms");
+    // Longer than a server may stand still, and less than the test waits for an answer.
+    let careful = careful.with("publish.timeout", "3s");
     let (a, b, careful) = tokio::join!(
         ready(group.gateway()),
         ready(group.gateway()),
@@ -58,7 +59,7 @@ async fn what_a_failover_lost_is_found_recorded_and_told_to_whoever_could_have_h
     let keyed = json!({"topic": "careful", "data": "g", "key": "g"}).to_string();
     careful.post(&keyed).await.refuses(504, "store_timeout");
     assert_eq!(length(&group, 0, "orders").await, 6);
-    group.kill(0);
+    group.kill(0).await;
     group.heal(0);
     let master = group.promoted(0).await;
     for gateway in [&a, &b, &careful] {

@@ -25,6 +25,7 @@ async fn a_master_that_the_others_have_replaced_is_left_though_it_answers() {
     // It has not noticed yet.
     let lost = b.publish("orders", "b").await;
     assert_eq!(reader.take(1).await, ["b"]);
+    group.miss_soon().await;
     let master = group.promoted(0).await;
     for gateway in [&a, &b] {
         is_at(gateway, group.wire(master).port()).await;

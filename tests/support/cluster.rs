@@ -8,6 +8,10 @@ use super::{Gateway, RedisServer, Settings, Value, sentinel::patiently};
 
 /// The slot of `{0}`.
 pub(crate) const SLOT: u16 = 13_907;
+/// Milliseconds for which a node may be silent. A machine that is busy is not taken for one that is gone: what decides is that
+/// a test has killed or frozen a node, and then it is missed soon.
+const PATIENT: &str = "8000";
+const HASTY: &str = "1000";
 /// Where the slots of the masters end.
 const SLOTS: [(u16, u16); 3] = [(0, 5460), (5461, 10_922), (10_923, 16_383)];
 
@@ -18,17 +22,10 @@ pub(crate) struct RedisCluster {
 }
 
 impl RedisCluster {
-    /// Starts it as it is shipped, but for a shorter patience, and waits until it is whole.
+    /// Starts it as it is shipped, but for the patience, and waits until it is whole.
     pub(crate) async fn start() -> Self {
-        Self::start_with(&["cluster-node-timeout 1000"]).await
-    }
-
-    /// The same with lines of one's own in the configuration of each node.
-    pub(crate) async fn start_with(lines: &[&str]) -> Self {
-        let mut settings = RedisServer::shipped("cluster.conf", |text| text).node();
-        for line in lines {
-            settings = settings.config(line);
-        }
+        let settings = RedisServer::shipped("cluster.conf", |text| text).node();
+        let settings = settings.config(&format!("cluster-node-timeout {PATIENT}"));
         let nodes = join_all((0..6).map(|_| settings.clone().start())).await;
         let ids = join_all(nodes.iter().map(async |node| {
             let id = node.command(&["CLUSTER", "MYID"]).await;
@@ -116,11 +113,6 @@ impl RedisCluster {
     /// A node, by its number, to be asked.
     pub(crate) fn at(&self, at: usize) -> &RedisServer {
         &self.nodes[at]
-    }
-
-    /// A node, by its number.
-    pub(crate) fn node(&mut self, at: usize) -> &mut RedisServer {
-        &mut self.nodes[at]
     }
 
     /// The numbers of all nodes but these.
@@ -225,19 +217,20 @@ impl RedisCluster {
 
     /// Waits until another node than `old` owns our slot, and says which.
     pub(crate) async fn promoted(&self, old: usize) -> usize {
-        patiently(&format!("another owner than {old}"), async || {
-            match self.owner().await? {
-                owner if owner != old => {
-                    let role = self.nodes[owner].command_or_error(&["ROLE"]).await?;
-                    match role.items()[0].text().as_str() {
-                        "master" => Ok(owner),
-                        role => Err(format!("{owner}, a {role}")),
-                    }
+        let what = format!("another owner than {old}");
+        let owner = patiently(&what, async || match self.owner().await? {
+            owner if owner != old => {
+                let role = self.nodes[owner].command_or_error(&["ROLE"]).await?;
+                match role.items()[0].text().as_str() {
+                    "master" => Ok(owner),
+                    role => Err(format!("{owner}, a {role}")),
                 }
-                owner => Err(owner.to_string()),
             }
+            owner => Err(owner.to_string()),
         })
-        .await
+        .await;
+        self.miss_after(PATIENT).await;
+        owner
     }
 
     /// Waits until this node says that the cluster is down.
@@ -312,9 +305,33 @@ impl RedisCluster {
         self.end_to_move(from, to).await;
     }
 
-    /// Kills a node.
-    pub(crate) fn kill(&mut self, at: usize) {
+    async fn miss_after(&self, millis: &str) {
+        let words = ["CONFIG", "SET", "cluster-node-timeout", millis];
+        for node in &self.nodes {
+            // One that was killed hears nothing.
+            let _ = node.try_command(&words).await;
+        }
+    }
+
+    /// Kills a node; it is missed soon.
+    pub(crate) async fn kill(&mut self, at: usize) {
+        self.miss_after(HASTY).await;
         self.nodes[at].kill();
+    }
+
+    /// These nodes neither read nor answer any more, and are missed soon.
+    pub(crate) async fn freeze(&self, which: &[usize]) {
+        self.miss_after(HASTY).await;
+        for at in which {
+            self.nodes[*at].freeze();
+        }
+    }
+
+    /// They go on as if nothing had been.
+    pub(crate) fn thaw(&self, which: &[usize]) {
+        for at in which {
+            self.nodes[*at].thaw();
+        }
     }
 
     /// Lets a node come back with its files.

@@ -17,9 +17,12 @@ use tidegate::event::EventId;
 use tokio::{sync::watch, time::Instant};
 
 use super::{
-    Connection, PATIENCE, Request, Response, Subscriber, Subscription, eventually, id, within,
+    Connection, Request, Response, Subscriber, Subscription, eventually_within, id, within,
     within_time,
 };
+
+/// How long a process may take until it says what it has to say first: others are started at the same time.
+const BEGINNING: Duration = Duration::from_secs(30);
 
 /// What a process has said so far.
 #[derive(Default)]
@@ -81,7 +84,7 @@ impl Program {
             seen = output.lines.len();
             found.is_some() || output.open_pipes == 0
         });
-        let timely = tokio::time::timeout(PATIENCE, wait).await.is_ok();
+        let timely = tokio::time::timeout(BEGINNING, wait).await.is_ok();
         found.unwrap_or_else(|| {
             let why = if timely { "it ended" } else { "time is over" };
             panic!(
@@ -273,7 +276,7 @@ impl Settings {
         let program = self.with("log.file", file.display()).run();
         let find = async |name: &str| {
             let what = format!("where its {name} listener is");
-            eventually(what, async || {
+            eventually_within(BEGINNING, what, async || {
                 let text = std::fs::read_to_string(file).unwrap_or_default();
                 let mut lines = text.lines();
                 lines
@@ -293,7 +296,7 @@ impl Settings {
 
     /// Runs what must not come up, and returns what it said.
     pub(crate) async fn refuses_to_start(self) -> Exit {
-        let exit = self.run().exit(PATIENCE).await;
+        let exit = self.run().exit(BEGINNING).await;
         assert!(!exit.status.success(), "it should have refused: {exit:?}");
         exit
     }

@@ -18,6 +18,11 @@ use super::{
 const PATIENCE: Duration = Duration::from_secs(30);
 const NAME: &str = "mymaster";
 
+/// Milliseconds for which a server may be silent. A machine that is busy is not taken for one that is gone: what decides is
+/// that a test has killed or parted a server, and then it is missed soon.
+const PATIENT: &str = "8000";
+const HASTY: &str = "1000";
+
 /// How the processes are started.
 #[derive(Clone, Debug)]
 pub(crate) struct SentinelSettings {
@@ -98,6 +103,7 @@ impl SentinelSettings {
         let group = RedisSentinel {
             servers,
             wires,
+            quick: self.quick,
             tls: self.tls.map(|files| files[2].clone()),
             nodes,
             sentinels,
@@ -129,7 +135,9 @@ impl SentinelSettings {
         let mut settings = RedisServer::shipped("sentinel.conf", told).sentinel();
         if self.quick {
             settings = settings
-                .config(&format!("sentinel down-after-milliseconds {NAME} 1000"))
+                .config(&format!(
+                    "sentinel down-after-milliseconds {NAME} {PATIENT}"
+                ))
                 // A vote without a majority is repeated after twice this time.
                 .config(&format!("sentinel failover-timeout {NAME} 3000"));
         }
@@ -179,6 +187,8 @@ pub(crate) struct RedisSentinel {
     servers: Vec<RedisServer>,
     wires: Vec<ChaosProxy>,
     sentinels: Vec<RedisServer>,
+    /// Whether its times are those of a test.
+    quick: bool,
     /// Where they are.
     nodes: String,
     /// The authority of their certificates.
@@ -273,7 +283,7 @@ impl RedisSentinel {
     /// Waits until another server than `old` is the master, and says which.
     pub(crate) async fn promoted(&self, old: usize) -> usize {
         let what = format!("another master than {old}");
-        patiently(&what, async || {
+        let master = patiently(&what, async || {
             let at = self.named().await?;
             let info = self.replication(at).await?;
             match info.as_str() {
@@ -281,7 +291,9 @@ impl RedisSentinel {
                 role => Err(format!("{at}, a {role}")),
             }
         })
-        .await
+        .await;
+        self.miss_after(PATIENT).await;
+        master
     }
 
     async fn replication(&self, at: usize) -> Result<String, String> {
@@ -336,8 +348,25 @@ impl RedisSentinel {
         .await;
     }
 
-    /// Kills a server, and what is on its way with it.
-    pub(crate) fn kill(&mut self, at: usize) {
+    /// Until another server has been promoted, one that is silent is missed soon.
+    pub(crate) async fn miss_soon(&self) {
+        self.miss_after(HASTY).await;
+    }
+
+    async fn miss_after(&self, millis: &str) {
+        if !self.quick {
+            return;
+        }
+        let words = ["SENTINEL", "SET", NAME, "down-after-milliseconds", millis];
+        for sentinel in &self.sentinels {
+            // One that was killed hears nothing.
+            let _ = sentinel.try_command(&words).await;
+        }
+    }
+
+    /// Kills a server, and what is on its way with it; it is missed soon.
+    pub(crate) async fn kill(&mut self, at: usize) {
+        self.miss_soon().await;
         self.servers[at].kill();
         self.wires[at].cut(super::Aim::All);
     }

@@ -165,9 +165,13 @@ fn judge_handed(stored: &mut Stored, left: &Left, handed: &[Handed]) -> Result<(
         }
         if let Some((topic, id, _)) = kept {
             let place = (event.producer, *topic);
-            let before = newest.insert(place, (*id, event.number));
-            if before.is_some_and(|(before, number)| *id < before || event.number < number) {
+            let before = newest.get(&place);
+            if before.is_some_and(|(before, number)| id < before || event.number < *number) {
                 return wrong(&format!("taken in before {before:?}"));
+            }
+            // What was not answered was given up with its connection: what was handed over next may have come before it.
+            if event.acknowledged {
+                newest.insert(place, (*id, event.number));
             }
         }
     }

@@ -109,3 +109,18 @@ fn what_was_taken_in_wrongly_is_found() {
     };
     assert_eq!(found(&log, &dead, &handed), WRONG);
 }
+
+/// It was sent on a connection that was given up, and what came next on another one.
+#[test]
+fn what_was_not_answered_may_come_after_what_was_handed_over_later_and_not_before_what_was_earlier()
+{
+    let (log, mut handed) = taken_in();
+    handed[0].data = "20".to_owned();
+    handed[1].data = "10".to_owned();
+    assert_eq!(found(&log, &left(), &handed), WRONG);
+    handed[0].acknowledged = false;
+    assert_eq!(found(&log, &left(), &handed), Ok(()));
+    handed[0].acknowledged = true;
+    handed[1].acknowledged = false;
+    assert_eq!(found(&log, &left(), &handed), WRONG);
+}
