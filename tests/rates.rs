@@ -116,7 +116,7 @@ async fn time_brings_one_after_another_back() {
     }
     let took = begun.elapsed();
     assert!(took > Duration::from_millis(3_900), "{took:?}");
-    assert!(took < Duration::from_millis(6_000), "{took:?}");
+    assert!(took < Duration::from_secs(6), "{took:?}");
 }
 
 /// `Retry-After` is no guess: who waits for it gets in.
