@@ -203,6 +203,18 @@ async fn the_log_shipper_makes_one_event_of_each_line() {
     fs::write(&file, "").unwrap();
     let shipped = has(&redis, "logs/app", write(2)).await;
     assert_eq!(shipped, numbers(0..2_743));
+    // A whole row is renamed, again and again, while it looks for the file that comes next.
+    let name = |number: usize| home.path().join(format!("app.log.{number}"));
+    for rotation in 0..150 {
+        for number in (0..rotation + 3).rev() {
+            fs::rename(name(number), name(number + 1)).unwrap();
+        }
+        fs::rename(&file, name(0)).unwrap();
+        sleep(Duration::from_millis(10)).await;
+        write(5);
+    }
+    let shipped = has(&redis, "logs/app", lines.get()).await;
+    assert_eq!(shipped, numbers(0..lines.get()));
     assert!(dead(&redis).await.is_empty());
     drop(gateway);
 }

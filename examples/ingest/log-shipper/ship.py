@@ -36,33 +36,51 @@ class Place:
         os.replace(self.path + ".new", self.path)
 
 
-def inode_of(path):
-    try:
-        return os.stat(path).st_ino
-    except FileNotFoundError:
-        return None
+def files_once(log, place):
+    found = []
+    for path in glob.glob(glob.escape(log) + ".*") + [log]:
+        try:
+            status = os.stat(path)
+        except FileNotFoundError:
+            continue  # renamed a moment ago
+        if not path.startswith(place.path):
+            found.append((path == log, status.st_mtime, status.st_ino, path))
+    return [(inode, path) for *_, inode, path in sorted(found)]
+
+
+def files_of(log, place):
+    """The log and what it was renamed to, oldest first. One look may miss a file that is being renamed, so two have to agree."""
+    files = None
+    while files != (files := files_once(log, place)):
+        pass
+    return files
 
 
 def open_next(log, place):
-    """The file to read from now on: the one that was read last, wherever it is by now, else the one that came after it."""
-    old = [path for path in glob.glob(glob.escape(log) + ".*") if not path.startswith(place.path)]
-    files = sorted(old, key=os.path.getmtime) + [log]
-    inodes = [inode_of(path) for path in files]
-    if place.inode in inodes:
-        at = inodes.index(place.inode)
-    else:
+    """The file to read from now on (the one that was read last, wherever it is by now), and the one that came after it."""
+    files = files_of(log, place)
+    inodes = [inode for inode, _ in files]
+    if place.inode not in inodes:
         if place.inode is not None:
             print("the file that was read last is gone, and lines with it perhaps", file=sys.stderr)
-        at, place.inode, place.offset = len(files) - 1, inodes[-1], 0
-    if place.inode is None:
-        return None, None  # there is no file yet
-    following = files[at + 1] if at + 1 < len(files) else None
-    if following is not None and not os.path.getsize(following):
-        following = None  # whoever writes has not turned to it yet
-    file = open(files[at], "rb")
+        if not files or files[-1][1] != log:
+            return None, None  # there is no file yet
+        place.inode, place.offset = inodes[-1], 0
+    at = inodes.index(place.inode)
+    try:
+        file = open(files[at][1], "rb")
+    except FileNotFoundError:
+        return None, None  # renamed a moment ago
     if os.fstat(file.fileno()).st_ino != place.inode:
         file.close()
-        return None, None  # renamed a moment ago
+        return None, None
+    following = None
+    if at + 1 < len(files):
+        try:
+            if os.path.getsize(files[at + 1][1]):  # else whoever writes has not turned to it yet
+                following = inodes[at + 1]
+        except FileNotFoundError:
+            pass
     return file, following
 
 
@@ -99,7 +117,7 @@ def ship(log, topic, place, server):
                 print(f"trying again: {error}", file=sys.stderr)
                 time.sleep(1)
         elif following is not None:
-            place.inode, place.offset = inode_of(following), 0
+            place.inode, place.offset = following, 0
             place.save()
         else:
             time.sleep(PAUSE)
