@@ -40,6 +40,7 @@ pub(super) async fn hand_over(world: Arc<World>, mut dice: Dice, producer: usize
             };
             match timeout(Duration::from_secs(3), ask).await {
                 Ok(Ok(Value::Bulk(_))) => {
+                    event.sent += 1;
                     event.acknowledged = true;
                     break;
                 }
@@ -50,6 +51,7 @@ pub(super) async fn hand_over(world: Arc<World>, mut dice: Dice, producer: usize
                     connection = None;
                 }
                 Ok(Err(_)) | Err(_) => {
+                    event.sent += 1;
                     connection = None;
                     if !event.keyed {
                         break;
@@ -77,6 +79,7 @@ fn draw(world: &World, dice: &mut Dice, producer: usize, number: usize) -> Hande
         data: format!("{} handed over", world.serial()),
         keyed: dice.once_in(2),
         valid: !dice.once_in(12),
+        sent: 0,
         acknowledged: false,
     }
 }

@@ -32,6 +32,8 @@ pub(in crate::chaos) struct Handed {
     pub(in crate::chaos) keyed: bool,
     /// Whether the gateway can take it in.
     pub(in crate::chaos) valid: bool,
+    /// How often it may have come. With a key that is one event at most, but each may be refused.
+    pub(in crate::chaos) sent: usize,
     pub(in crate::chaos) acknowledged: bool,
 }
 
@@ -156,7 +158,7 @@ fn judge_handed(stored: &mut Stored, left: &Left, handed: &[Handed]) -> Result<(
         if !copies.iter().all(same) {
             return wrong("taken in as something else");
         }
-        if is_doubled(&copies) || dead > 1 {
+        if is_doubled(&copies) || dead > event.sent {
             return wrong("taken in twice");
         }
         let kept = copies.iter().find(|(_, _, entry)| entry.lost().is_none());

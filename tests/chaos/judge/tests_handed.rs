@@ -17,6 +17,7 @@ fn taken_in() -> (Log, Vec<Handed>) {
         data: ms.to_string(),
         keyed: false,
         valid: true,
+        sent: 1,
         acknowledged: true,
     });
     (log, handed.to_vec())
@@ -47,6 +48,14 @@ fn what_was_taken_in_once_and_in_order_is_accepted() {
         dead: vec!["x".to_owned()],
         ..left()
     };
+    assert_eq!(found(&log, &dead, &handed), Ok(()));
+    // And sent again, because the answer did not come.
+    let dead = Left {
+        dead: vec!["x".to_owned(); 2],
+        ..left()
+    };
+    assert_eq!(found(&log, &dead, &handed), WRONG);
+    handed.last_mut().unwrap().sent = 2;
     assert_eq!(found(&log, &dead, &handed), Ok(()));
     handed.pop();
     // Lost after it was taken in, and taken in again where it still waited; or lost altogether.
