@@ -273,6 +273,15 @@ impl Opened {
         answer.expect("the store is well").id
     }
 
+    /// The same data so many times, one after another.
+    async fn publish_times(&self, count: usize, topic: &Topic, data: &str) -> Vec<EventId> {
+        let mut given = Vec::with_capacity(count);
+        for _ in 0..count {
+            given.push(self.publish(topic, data).await);
+        }
+        given
+    }
+
     async fn publish_all(&self, topic: &Topic, data: &[&str]) -> Vec<EventId> {
         let batch = data.iter().map(|data| event(topic, data)).collect();
         let answers = self.store.append(batch).await;
@@ -792,10 +801,7 @@ pub async fn retention_keeps_a_count(home: &dyn Home) {
     let opened = home.open(keeping(keep), None).await;
     let (a, b) = (topic("a"), topic("b"));
     opened.publish(&b, "untouched").await;
-    let mut given = Vec::new();
-    for _ in 0..(home.slack() + 10) {
-        given.push(opened.publish(&a, "x").await);
-    }
+    let given = opened.publish_times(home.slack() + 10, &a, "x").await;
     let stored = opened.all(&a).await;
     assert!((3..=3 + home.slack()).contains(&stored.len()));
     assert_eq!(ids(&stored), given[given.len() - stored.len()..]);
@@ -810,9 +816,8 @@ pub async fn retention_keeps_bytes(home: &dyn Home) {
     };
     let opened = home.open(keeping(keep), None).await;
     let (a, b) = (topic("a"), topic("b"));
-    for _ in 0..(home.slack() + 10) {
-        opened.publish(&a, &"x".repeat(370)).await;
-    }
+    let large = "x".repeat(370);
+    opened.publish_times(home.slack() + 10, &a, &large).await;
     let stored = opened.all(&a).await;
     assert!((2..=2 + home.slack()).contains(&stored.len()));
     opened.publish(&b, &"x".repeat(10_000)).await;
@@ -854,9 +859,7 @@ pub async fn retention_follows_the_rule_of_a_prefix(home: &dyn Home) {
     let opened = home.open(config, None).await;
     for (name, kept) in [("a/x", 2), ("a/b/x", 1), ("ab", 4)] {
         let topic = topic(name);
-        for _ in 0..(home.slack() + 10) {
-            opened.publish(&topic, "x").await;
-        }
+        opened.publish_times(home.slack() + 10, &topic, "x").await;
         let stored = opened.all(&topic).await.len();
         assert!((kept..=kept + home.slack()).contains(&stored), "{name}");
     }
@@ -974,10 +977,7 @@ pub async fn a_page_proves_what_is_missing(home: &dyn Home) {
         let opened = home.open(keeping(keep), None).await;
         let (a, b) = (topic("a"), topic("b"));
         opened.publish(&b, "quiet").await;
-        let mut given = Vec::new();
-        for _ in 0..(home.slack() + 6) {
-            given.push(opened.publish(&a, "x").await);
-        }
+        let given = opened.publish_times(home.slack() + 6, &a, "x").await;
         let expires = age_ms == ms(LONG);
         if expires {
             opened.pass(LONG + AGE).await;
