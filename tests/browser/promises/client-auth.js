@@ -5,12 +5,10 @@ import assert from 'node:assert/strict';
 import { Publisher } from '../support/publisher.js';
 import { COMES_BACK_MS } from '../support/refusal.js';
 import { scene } from '../support/scene.js';
-import { token, wantsTokens } from '../support/token.js';
+import { SHORT_S, token, wantsTokens } from '../support/token.js';
 import { sleep, until } from '../support/until.js';
 import { WAYS, requests } from '../support/ways.js';
 
-// Long enough for a slow machine to open a stream with it.
-const SHORT_S = 8;
 const LONG_S = 600;
 const CUTS = 3;
 

@@ -4,12 +4,10 @@ import assert from 'node:assert/strict';
 import { assertSame } from '../support/log.js';
 import { COMES_BACK_MS, assertSurvived, refused } from '../support/refusal.js';
 import { scene } from '../support/scene.js';
-import { NOTICE_S, token, wantsTokens } from '../support/token.js';
+import { NOTICE_S, SHORT_S, token, wantsTokens } from '../support/token.js';
 import { sleep, until } from '../support/until.js';
 
 const EXPIRED = { code: 'unauthorized', status: 401 };
-// Long enough for a slow machine to open a stream with it.
-const SHORT_S = 8;
 const LONG_S = 600;
 
 /** How a plain page comes to a token in a cookie, on each of two origins. */

@@ -6,6 +6,8 @@ const SECRET = 'a secret of these tests, and long enough';
 
 // Long enough for a slow machine to renew a token, or to see what is told and publish, before it is over.
 export const NOTICE_S = 5;
+// Long enough for a slow machine to open a stream with it before that notice.
+export const SHORT_S = 8;
 
 /** A gateway that wants tokens, says early that one expires, and takes the clock at its word. */
 export const wantsTokens = {

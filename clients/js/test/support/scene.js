@@ -1,5 +1,6 @@
 // What tests share: a source that is closed at the end, what it has told, and waiting for it.
 
+import assert from 'node:assert/strict';
 import { setTimeout as pause } from 'node:timers/promises';
 
 /** The module under test: the sources, or what `TIDEGATE_CLIENT` names. */
@@ -42,6 +43,13 @@ export function watchTimers(test) {
     Math.random = random;
   });
   return asked;
+}
+
+/** Exactly these pauses were asked for, in this order, and kept between the moments `at`. */
+export function assertPauses(pauses, asked, at) {
+  assert.deepEqual(asked.filter((ms) => pauses.includes(ms)), pauses);
+  const kept = at.slice(1).map((time, index) => time - at[index]);
+  assert.ok(pauses.every((ms, index) => kept[index] >= ms - 2), `${kept}`);
 }
 
 /** A source that writes down what it tells: `told` (`{ type, ... }`), `data` of the events. */
