@@ -1,22 +1,13 @@
 //! The commands: publish, follow and ask for health from a terminal, without curl.
 
 use serde_json::Value;
-use tokio::net::TcpSocket;
 
-use crate::support::{Exit, Gateway, PATIENCE, Settings, id};
+use crate::support::{Exit, Gateway, PATIENCE, Settings, id, nowhere};
 
 fn command<'a>(gateway: &Gateway, arguments: impl IntoIterator<Item = &'a str>) -> Settings {
     Settings::command(arguments)
         .argument("--url")
         .argument(&format!("http://{}", gateway.public))
-}
-
-/// The URL of an address at which nobody listens, as long as its socket is held: a port that is free may be another one's.
-fn nowhere() -> (TcpSocket, String) {
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
-    let url = format!("http://{}", socket.local_addr().unwrap());
-    (socket, url)
 }
 
 async fn run(settings: Settings) -> Exit {
@@ -80,7 +71,8 @@ async fn publish_fails_aloud() {
     let exit = run(command(&gateway, ["publish", "$reserved", "a"])).await;
     assert!(!exit.status.success(), "{exit:?}");
     assert!(exit.output.contains("topic_invalid"), "{exit:?}");
-    let (_held, url) = nowhere();
+    let (_held, address) = nowhere();
+    let url = format!("http://{address}");
     let exit = run(Settings::command(["publish", "orders", "a", "--url", &url])).await;
     assert!(!exit.status.success(), "nobody listens there: {exit:?}");
 }
@@ -144,18 +136,13 @@ async fn healthcheck_says_whether_the_gateway_is_ready() {
         assert!(exit.status.success(), "{exit:?}");
     }
     gateway.terminate();
-    crate::support::eventually("the gateway to be unready", async || {
-        match gateway.get("/health/ready").await.status() {
-            503 => Ok(()),
-            status => Err(status.to_string()),
-        }
-    })
-    .await;
+    gateway.is_unready().await;
     for settings in [&by_url, &by_settings] {
         let exit = run(settings.clone()).await;
         assert!(!exit.status.success(), "{exit:?}");
     }
-    let (_held, url) = nowhere();
+    let (_held, address) = nowhere();
+    let url = format!("http://{address}");
     let exit = run(Settings::command(["healthcheck", "--url", &url])).await;
     assert!(!exit.status.success(), "{exit:?}");
 }

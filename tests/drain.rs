@@ -4,22 +4,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::support::{Gateway, H2Client, PATIENCE, Request, Settings, Subscriber, eventually, id};
+use crate::support::{Gateway, H2Client, PATIENCE, Request, Settings, Subscriber, id};
 
 /// A drain that may take so long. Its streams show that they live, so that their ends can be waited for.
 fn draining(timeout: &str) -> Settings {
     Gateway::with("drain.timeout", timeout).with("stream.keepalive", "1s")
-}
-
-/// Waits until the gateway says that it takes no more traffic.
-async fn unready(gateway: &Gateway) {
-    eventually("the gateway to be unready", async || {
-        match gateway.get("/health/ready").await.status() {
-            503 => Ok(()),
-            status => Err(format!("{status}")),
-        }
-    })
-    .await;
 }
 
 /// Reads on until the end, which comes whole after `$drain`; returns when `$drain` came.
@@ -76,7 +65,7 @@ async fn while_it_drains_it_is_unready_refuses_streams_and_takes_events() {
         readers.push(gateway.subscribe("orders").await);
     }
     gateway.terminate();
-    unready(&gateway).await;
+    gateway.is_unready().await;
     assert_eq!(gateway.get_admin("/health/ready").await.status(), 503);
     assert_eq!(gateway.get("/health/live").await.status(), 200);
     let published = gateway.publish("orders", "while it drains").await;
@@ -137,7 +126,7 @@ async fn in_the_delay_all_still_works() {
     let begun = Instant::now();
     let before = gateway.subscribe("orders").await;
     gateway.terminate();
-    unready(&gateway).await;
+    gateway.is_unready().await;
     let newcomer = gateway.subscribe("orders").await;
     gateway.publish("orders", "a").await;
     for mut reader in [before, newcomer] {
@@ -166,7 +155,7 @@ async fn a_second_signal_ends_it_at_once() {
         readers.push(gateway.subscribe("orders").await);
     }
     gateway.terminate();
-    unready(&gateway).await;
+    gateway.is_unready().await;
     gateway.terminate();
     gateway.program().exit(PATIENCE).await;
 }
@@ -190,8 +179,7 @@ async fn a_stuck_reader_does_not_hold_up_the_end() {
 async fn a_silent_connection_does_not_hold_up_the_end() {
     let gateway = Gateway::start().await;
     let silent = gateway.connect().await;
-    // Connections are taken in the order in which they came: it has been let in.
-    gateway.get("/health/live").await;
+    gateway.has_let_all_in().await;
     let exit = gateway.stop(PATIENCE).await;
     assert_eq!(exit.status.code(), Some(0), "{exit:?}");
     drop(silent);
@@ -212,7 +200,7 @@ async fn a_publish_that_has_begun_is_answered() {
     let (begin, end) = body.split_at(10);
     connection.send(begin).await;
     gateway.terminate();
-    unready(&gateway).await;
+    gateway.is_unready().await;
     connection.send(end).await;
     assert_eq!(connection.response().await.status(), 200);
     drained(reader).await;

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpSocket},
+    net::TcpListener,
     task::spawn_blocking,
 };
 
@@ -23,7 +23,9 @@ use crate::{
         programs::{self, Language, run, said},
         publishing::{Ended, are_refused, arrives},
     },
-    support::{Aim, ChaosProxy, Connection, Gateway, Request, eventually, within, within_time},
+    support::{
+        Aim, ChaosProxy, Connection, Gateway, Request, eventually, nowhere, within, within_time,
+    },
 };
 
 /// How long a program may take.
@@ -185,10 +187,8 @@ impl Publisher {
         assert!(body.contains('a'), "{body}");
         assert!(attempts.iter().all(|attempt| attempt.ends_with(body)));
 
-        // Nobody is there. The port is kept: where it were free, another test might listen on it.
-        let nobody = TcpSocket::new_v4().unwrap();
-        nobody.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
-        let url = format!("http://{}", nobody.local_addr().unwrap());
+        let (_held, address) = nowhere();
+        let url = format!("http://{address}");
         let (code, text) = self.publish(&url, &["orders", "a"]).await;
         assert_eq!(code, Some(75), "{text}");
     }

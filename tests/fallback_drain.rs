@@ -13,16 +13,6 @@ use crate::{
     },
 };
 
-async fn unready(gateway: &Gateway) {
-    eventually("the gateway to be unready", async || {
-        match gateway.get("/health/ready").await.status() {
-            503 => Ok(()),
-            status => Err(format!("{status}")),
-        }
-    })
-    .await;
-}
-
 /// For a moment it is unready and takes streams.
 async fn takes_nobody(gateway: &Gateway) {
     eventually("the gateway to drain", async || {
@@ -163,7 +153,7 @@ async fn in_the_delay_all_still_works() {
         .await;
     let before = gateway.follow("orders").await;
     gateway.terminate();
-    unready(&gateway).await;
+    gateway.is_unready().await;
     let newcomer = gateway.follow("orders").await;
     let poll = gateway.entry(Encoding::Poll, "topic=orders").enter().await;
     gateway.has_places_taken(3).await;

@@ -1,12 +1,14 @@
 //! Settings are read again while streams are open: all that can takes effect or nothing does, and what became of it is told.
 
-use std::{path::Path, time::Duration};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::support::{Connection, Gateway, Request, Response, Settings, eventually, within_time};
+use crate::support::{
+    Connection, Gateway, Request, Response, Settings, eventually, replace, within_time,
+};
 
 const FILE: &str = "gateway.yaml";
 
@@ -15,13 +17,6 @@ fn with_file(yaml: &str) -> Settings {
         .file(FILE, yaml)
         .argument("--config")
         .argument(FILE)
-}
-
-/// As an editor does it, or Kubernetes: another file takes the place.
-fn replace(folder: &Path, name: &str, text: &str) {
-    let new = folder.join("new");
-    std::fs::write(&new, text).unwrap();
-    std::fs::rename(new, folder.join(name)).unwrap();
 }
 
 async fn reload(gateway: &Gateway) -> Response {
@@ -33,7 +28,7 @@ async fn reload(gateway: &Gateway) -> Response {
 async fn applies(gateway: &mut Gateway, yaml: &str) -> Value {
     let mut connection = Connection::open(gateway.admin).await;
     gateway.program().freeze();
-    replace(gateway.home(), FILE, yaml);
+    replace(&gateway.home().join(FILE), yaml);
     let request = Request::new("POST", "/admin/reload-config");
     connection.send(request.bytes(gateway.admin)).await;
     gateway.program().signal(Signal::CONT);
@@ -101,8 +96,7 @@ async fn a_signal_reloads() {
     };
     assert!(!allowed(&gateway).await);
     replace(
-        gateway.home(),
-        FILE,
+        &gateway.home().join(FILE),
         "cors: {origins: ['https://app.example']}\n",
     );
     gateway.program().signal(Signal::HUP);
@@ -128,7 +122,10 @@ async fn a_file_that_changes_is_read() {
         .start()
         .await;
     // The same size, and within the same second: it is another file all the same.
-    replace(gateway.home(), FILE, "limits: {topics_per_connection: 3}\n");
+    replace(
+        &gateway.home().join(FILE),
+        "limits: {topics_per_connection: 3}\n",
+    );
     eventually("the file to be read", async || {
         match setting(&gateway, "limits.topics_per_connection").await["value"].as_u64() {
             Some(3) => Ok(()),
@@ -136,7 +133,7 @@ async fn a_file_that_changes_is_read() {
         }
     })
     .await;
-    replace(gateway.home(), ".env", "TIDEGATE_STREAM__RETRY=60s\n");
+    replace(&gateway.home().join(".env"), "TIDEGATE_STREAM__RETRY=60s\n");
     eventually("the names to be read", async || {
         let retry = setting(&gateway, "stream.retry").await;
         if retry["value"] == "60s" {
@@ -190,7 +187,7 @@ async fn a_bad_file_changes_nothing_and_is_told_with_line_and_key() {
         ),
         ("limits: {topics_per_connection: 5\n", "line 2", ""),
     ] {
-        replace(gateway.home(), FILE, yaml);
+        replace(&gateway.home().join(FILE), yaml);
         let detail = reload(&gateway).await.refuses(422, "config_invalid");
         for told in [FILE, line, key] {
             assert!(detail.contains(told), "{told}: {detail}");
@@ -255,7 +252,7 @@ async fn a_reload_does_not_open_the_gateway_to_everybody() {
         .with("server.listen", "0.0.0.0:0")
         .start()
         .await;
-    replace(gateway.home(), FILE, "");
+    replace(&gateway.home().join(FILE), "");
     let detail = reload(&gateway).await.refuses(422, "config_invalid");
     assert!(detail.contains("auth.anonymous"), "{detail}");
     let anonymous = setting(&gateway, "auth.anonymous").await;
@@ -290,10 +287,7 @@ async fn reloads_that_race_are_whole() {
     let mut reader = gateway.subscribe("orders").await;
     let write = async |number: u32| {
         for turn in 0..20 {
-            let folder = gateway.home();
-            let new = folder.join(format!("new-{number}"));
-            std::fs::write(&new, yaml(number + turn % 2)).unwrap();
-            std::fs::rename(new, folder.join(FILE)).unwrap();
+            replace(&gateway.home().join(FILE), &yaml(number + turn % 2));
             let answer = reload(&gateway).await;
             assert_eq!(answer.status(), 200, "{answer:?}");
         }
@@ -339,7 +333,7 @@ async fn the_level_of_the_log_follows() {
     // Below errors all that it says is that it has begun: a signal before that would end it.
     let yaml = "log: {level: 'error,tidegate::cli=info'}\n";
     let mut gateway = with_file(yaml).start().await;
-    replace(gateway.home(), FILE, "log: {level: info}\n");
+    replace(&gateway.home().join(FILE), "log: {level: info}\n");
     gateway.program().signal(Signal::HUP);
     gateway
         .program()

@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::support::{
-    Connection, Gateway, H2Client, PATIENCE, Request, Settings, eventually, within_time,
+    Connection, Gateway, H2Client, PATIENCE, Request, Settings, eventually, quarters, within_time,
 };
 
 /// What a slow client is allowed, so short that tests can wait for its end, and no shorter than it takes anybody to say
@@ -211,9 +211,8 @@ async fn a_thousand_half_open_sockets_leave_the_others_alone() {
         assert_eq!(reader.take(1).await, [number.to_string()]);
         took.push(begun.elapsed());
     }
-    // Whoever stands still for a moment is late once.
-    took.sort_unstable();
-    assert!(took[14] < Duration::from_secs(1), "{took:?}");
+    let took = quarters(3, took);
+    assert!(took < Duration::from_secs(1), "{took:?}");
     gateway.has_open_streams(1).await;
     drop(held);
 }

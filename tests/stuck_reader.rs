@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::support::Gateway;
+use crate::support::{Gateway, quarters};
 
 const EVENTS: usize = 250;
 
@@ -36,9 +36,8 @@ async fn others_get_their_events_while_one_does_not_read() {
         reads.next().await;
         took.push(begun.elapsed());
     }
-    // Whoever stands still for a moment is late once.
-    took.sort_unstable();
-    assert!(took[14] < Duration::from_secs(1), "it took {took:?}");
+    let took = quarters(3, took);
+    assert!(took < Duration::from_secs(1), "{took:?}");
     drop(stuck);
 }
 

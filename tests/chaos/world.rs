@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fmt::Write as _,
-    net::{Ipv4Addr, SocketAddr},
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -21,7 +21,7 @@ use super::{
     schedule::{Fault, REPLICAS, Weather, topic},
     users,
 };
-use crate::support::{Aim, ChaosProxy, Gateway, Settings, Value, Way, eventually_within};
+use crate::support::{Aim, ChaosProxy, Gateway, Settings, Value, Way, eventually_within, nowhere};
 
 /// How long a gateway may take to end when it is asked to: the drain, and a publish that waits for Redis meanwhile.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(15);
@@ -142,10 +142,7 @@ impl World {
             if weather.has_users() {
                 settings = users::tell(settings);
             }
-            let reserved = TcpSocket::new_v4().unwrap();
-            reserved.set_reuseaddr(true).unwrap();
-            reserved.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
-            let address = reserved.local_addr().unwrap();
+            let (reserved, address) = nowhere();
             let settings = settings.with("server.listen", address);
             let gateway = settings.clone().start().await;
             places.push(Place {

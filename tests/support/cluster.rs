@@ -4,14 +4,13 @@
 
 use futures_util::future::join_all;
 
-use super::{Gateway, RedisServer, Settings, Value, sentinel::patiently};
+use super::{
+    Gateway, RedisServer, Settings, Value,
+    sentinel::{HASTY, PATIENT, patiently},
+};
 
 /// The slot of `{0}`.
 pub(crate) const SLOT: u16 = 13_907;
-/// Milliseconds for which a node may be silent. A machine that is busy is not taken for one that is gone: what decides is that
-/// a test has killed or frozen a node, and then it is missed soon.
-const PATIENT: &str = "8000";
-const HASTY: &str = "1000";
 /// Where the slots of the masters end.
 const SLOTS: [(u16, u16); 3] = [(0, 5460), (5461, 10_922), (10_923, 16_383)];
 

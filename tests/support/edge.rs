@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Gateway, Request, Response, Settings, Subscription, eventually};
+use super::{Gateway, Request, Response, Settings, Subscription, eventually, replace};
 
 /// The file of settings that [`Settings::config`] writes.
 const FILE: &str = "tidegate.yaml";
@@ -91,10 +91,7 @@ impl Gateway {
 
     /// The same, and what was said of it.
     pub(crate) async fn reloads(&self, yaml: &str) -> Value {
-        // In one step: the gateway looks at the file by itself, and must not find half of it.
-        let new = self.home().join("new.yaml");
-        std::fs::write(&new, yaml).unwrap();
-        std::fs::rename(&new, self.home().join(FILE)).unwrap();
+        replace(&self.home().join(FILE), yaml);
         let request = Request::new("POST", "/admin/reload-config");
         let answer = self.ask_admin(request).await;
         assert_eq!(answer.status(), 200, "{answer:?}");
@@ -119,19 +116,7 @@ impl Gateway {
 
     /// The value of a metric with these labels, zero where there is none; `labels` as in `reason="gone"`.
     pub(crate) async fn counted(&self, name: &str, labels: &[&str]) -> f64 {
-        let page = self.get_admin("/metrics").await.text();
-        let mut sum = 0.0;
-        for line in page.lines() {
-            let Some((set, value)) = line.strip_prefix(name).and_then(|it| it.rsplit_once(' '))
-            else {
-                continue;
-            };
-            let named = set.is_empty() || set.starts_with('{');
-            if named && labels.iter().all(|label| set.contains(label)) {
-                sum += value.parse::<f64>().unwrap();
-            }
-        }
-        sum
+        sum(&self.get_admin("/metrics").await.text(), name, labels)
     }
 
     /// Waits until a metric with these labels is `wanted`.
@@ -146,6 +131,21 @@ impl Gateway {
         })
         .await;
     }
+}
+
+/// The value of a metric with these labels on a page of metrics.
+pub(super) fn sum(page: &str, name: &str, labels: &[&str]) -> f64 {
+    let mut sum = 0.0;
+    for line in page.lines() {
+        let Some((set, value)) = line.strip_prefix(name).and_then(|it| it.rsplit_once(' ')) else {
+            continue;
+        };
+        let named = set.is_empty() || set.starts_with('{');
+        if named && labels.iter().all(|label| set.contains(label)) {
+            sum += value.parse::<f64>().unwrap();
+        }
+    }
+    sum
 }
 
 fn lines(said: &str) -> impl Iterator<Item = Value> {

@@ -17,12 +17,9 @@ use tidegate::event::EventId;
 use tokio::{sync::watch, time::Instant};
 
 use super::{
-    Connection, Request, Response, Subscriber, Subscription, eventually_within, id, within,
-    within_time,
+    Connection, Request, Response, STARTING, Subscriber, Subscription, eventually_within, id,
+    within, within_time,
 };
-
-/// How long a process may take until it says what it has to say first: others are started at the same time.
-const BEGINNING: Duration = Duration::from_secs(30);
 
 /// What a process has said so far.
 #[derive(Default)]
@@ -84,7 +81,7 @@ impl Program {
             seen = output.lines.len();
             found.is_some() || output.open_pipes == 0
         });
-        let timely = tokio::time::timeout(BEGINNING, wait).await.is_ok();
+        let timely = tokio::time::timeout(STARTING, wait).await.is_ok();
         found.unwrap_or_else(|| {
             let why = if timely { "it ended" } else { "time is over" };
             panic!(
@@ -276,7 +273,7 @@ impl Settings {
         let program = self.with("log.file", file.display()).run();
         let find = async |name: &str| {
             let what = format!("where its {name} listener is");
-            eventually_within(BEGINNING, what, async || {
+            eventually_within(STARTING, what, async || {
                 let text = std::fs::read_to_string(file).unwrap_or_default();
                 let mut lines = text.lines();
                 lines
@@ -296,7 +293,7 @@ impl Settings {
 
     /// Runs what must not come up, and returns what it said.
     pub(crate) async fn refuses_to_start(self) -> Exit {
-        let exit = self.run().exit(BEGINNING).await;
+        let exit = self.run().exit(STARTING).await;
         assert!(!exit.status.success(), "it should have refused: {exit:?}");
         exit
     }
@@ -518,12 +515,32 @@ impl Gateway {
         sum
     }
 
-    /// Waits until everybody who came here before has been let in and has left, also who left before an answer.
-    pub(crate) async fn has_seen_all_leave(&self) {
-        // Connections are taken in the order in which they came.
+    /// Waits until everybody who came before has been let in: connections are taken in the order in which they came.
+    pub(crate) async fn has_let_all_in(&self) {
         self.get("/health/live").await;
+    }
+
+    /// Waits until everybody who came before has been let in and has left, also who left before an answer.
+    pub(crate) async fn has_seen_all_leave(&self) {
+        self.has_seen_all_leave_but(0).await;
+    }
+
+    /// The same, but for so many connections that stay.
+    pub(crate) async fn has_seen_all_leave_but(&self, stay: u32) {
+        self.has_let_all_in().await;
         // The question itself is on a connection.
-        self.counts("tidegate_tcp_connections", &[], 1).await;
+        self.counts("tidegate_tcp_connections", &[], stay + 1).await;
+    }
+
+    /// Waits until the gateway says that it takes no more traffic.
+    pub(crate) async fn is_unready(&self) {
+        super::eventually("the gateway to be unready", async || {
+            match self.get("/health/ready").await.status() {
+                503 => Ok(()),
+                status => Err(status.to_string()),
+            }
+        })
+        .await;
     }
 
     /// Waits until so many streams are open, as the gateway counts them.

@@ -19,11 +19,19 @@ mod token;
 pub(crate) mod traffic;
 mod ws_client;
 
-use std::{fmt::Display, time::Duration};
+use std::{
+    fmt::Display,
+    net::{Ipv4Addr, SocketAddr},
+    path::Path,
+    time::Duration,
+};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tidegate::event::EventId;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::{
+    net::TcpSocket,
+    time::{Instant, sleep, timeout},
+};
 
 pub(crate) use chaos_proxy::{Aim, ChaosProxy, Way};
 pub(crate) use cluster::RedisCluster;
@@ -43,6 +51,8 @@ pub(crate) use ws_client::{
 
 /// How long anything may take that should come at once.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a process may take to begin or to end: others do so at the same time.
+pub(crate) const STARTING: Duration = PATIENCE.saturating_mul(4);
 /// How long a silence is watched.
 pub(crate) const SILENCE: Duration = Duration::from_millis(300);
 
@@ -92,7 +102,7 @@ pub(crate) async fn eventually_within<T>(
 pub(crate) fn freeze(pid: Pid) {
     kill_process(pid, Signal::STOP).unwrap();
     let begun = Instant::now();
-    let stands = |thread: &std::path::Path| {
+    let stands = |thread: &Path| {
         let stat = std::fs::read_to_string(thread.join("stat"));
         // "<pid> (<name>) <state> ...", and the name may be anything.
         stat.is_ok_and(|stat| stat.rsplit(") ").next().unwrap().starts_with('T'))
@@ -106,6 +116,29 @@ pub(crate) fn freeze(pid: Pid) {
         assert!(begun.elapsed() < PATIENCE, "{pid:?} does not stand still");
         std::thread::sleep(Duration::from_millis(1));
     }
+}
+
+/// An address at which nobody listens. As long as its socket is held nobody else is given the port, but for a process that is
+/// told to listen there.
+pub(crate) fn nowhere() -> (TcpSocket, SocketAddr) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_reuseaddr(true).unwrap();
+    socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    let address = socket.local_addr().unwrap();
+    (socket, address)
+}
+
+/// Writes a file anew in one step: whoever looks at it meanwhile must not find half of it.
+pub(crate) fn replace(file: &Path, text: &str) {
+    let new = file.with_extension("new");
+    std::fs::write(&new, text).unwrap();
+    std::fs::rename(new, file).unwrap();
+}
+
+/// What so many quarters of them took at the most: whoever stands still for a moment is late once.
+pub(crate) fn quarters(count: usize, mut took: Vec<Duration>) -> Duration {
+    took.sort_unstable();
+    took[took.len() * count / 4 - 1]
 }
 
 /// An event id from its text.

@@ -21,14 +21,11 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::{PATIENCE, eventually_within, within};
+use super::{PATIENCE, STARTING, eventually_within, within};
 
 /// Where ports are looked for: below those that a system gives to outgoing connections. While Redis is down nobody else gets
 /// its port then, and a client that tries to come back cannot meet itself on it.
 const PORTS: std::ops::Range<u16> = 15_000..32_000;
-
-/// How long a process may take to begin, to end, and to copy another one: many are started at once.
-const STARTING: Duration = PATIENCE.saturating_mul(4);
 
 /// When the file of commands is brought to the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -699,8 +696,8 @@ impl Display for Value {
 }
 
 mod tests {
-    use super::{Fsync, RedisServer, STARTING, Value};
-    use crate::support::{SILENCE, eventually_within};
+    use super::{Fsync, RedisServer, Value};
+    use crate::support::{SILENCE, STARTING, eventually_within};
 
     #[tokio::test]
     async fn a_server_answers_and_forgets_everything_when_it_is_killed() {

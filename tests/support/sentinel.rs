@@ -19,9 +19,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const NAME: &str = "mymaster";
 
 /// Milliseconds for which a server may be silent. A machine that is busy is not taken for one that is gone: what decides is
-/// that a test has killed or parted a server, and then it is missed soon.
-const PATIENT: &str = "8000";
-const HASTY: &str = "1000";
+/// that a test has killed, frozen or parted a server, and then it is missed soon.
+pub(super) const PATIENT: &str = "8000";
+pub(super) const HASTY: &str = "1000";
 
 /// How the processes are started.
 #[derive(Clone, Debug)]

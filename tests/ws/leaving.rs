@@ -7,18 +7,8 @@ use tokio::time::Instant;
 
 use crate::{
     redis::replica_of,
-    support::{Gateway, PATIENCE, RedisServer, Request, WebSocket, event, eventually, id, numbers},
+    support::{Gateway, PATIENCE, RedisServer, Request, WebSocket, event, id, numbers},
 };
-
-async fn unready(gateway: &Gateway) {
-    eventually("the gateway to be unready", async || {
-        match gateway.get("/health/ready").await.status() {
-            503 => Ok(()),
-            status => Err(format!("{status}")),
-        }
-    })
-    .await;
-}
 
 /// Reads on until the close, which comes after `drain`; returns the data that came before, and when the close came.
 async fn drained(socket: &mut WebSocket) -> (Vec<String>, Instant) {
@@ -78,7 +68,7 @@ async fn while_it_drains_newcomers_are_sent_away_and_who_is_there_is_served() {
         sockets.push(gateway.follow("orders").await);
     }
     gateway.terminate();
-    unready(&gateway).await;
+    gateway.is_unready().await;
     let published = gateway.publish("orders", "while it drains").await;
     let newcomer = gateway.ws("topic=orders");
     let error = newcomer.is_turned_away("draining", 1013).await;
@@ -165,7 +155,7 @@ async fn in_the_delay_all_still_works() {
         .await;
     let mut before = gateway.follow("orders").await;
     gateway.terminate();
-    unready(&gateway).await;
+    gateway.is_unready().await;
     let mut newcomer = gateway.follow("orders").await;
     newcomer.subscribe(&["stock"]).await;
     before.publish("stock", "a").await;
